@@ -1,0 +1,82 @@
+"""Who is calling: the key that a request brings, and whose it is.
+
+Keys are compared as digests and in constant time, every known key each time: neither a key's length nor its place in
+the list can be timed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Somebody who may call."""
+
+    name: str
+    """Appears in logs and is what the condition `client` is asked about; never the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Nobody we know."""
+
+    shown: str | None
+    """The key, cut so that its owner knows it and nobody else can use it; None where there was none."""
+
+
+class Keys:
+    """The keys that are accepted. Empty and not required: everybody may call, as `anonymous`."""
+
+    def __init__(self, tokens: tuple[str, ...], *, required: bool) -> None:
+        self.required = required
+        self._digests = {_digest(token.strip()): client_name(token.strip()) for token in tokens}
+
+    def identify(self, key: str | None) -> Client | Denied:
+        if not self.required:
+            return Client(ANONYMOUS)
+        if key is None or not key.strip():
+            return Denied(None)
+        given = _digest(key.strip())
+        found: str | None = None
+        for digest, name in self._digests.items():
+            if hmac.compare_digest(given, digest):
+                found = name
+        return Client(found) if found is not None else Denied(cut_key(key))
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The key of an `Authorization: Bearer ...` header."""
+    if authorization is None:
+        return None
+    scheme, _, key = authorization.strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
+
+
+def client_name(key: str) -> str:
+    """A name for a key that was given none: the beginning of its digest."""
+    return f"key-{_digest(key).hex()[:8]}"
+
+
+def cut_key(key: str) -> str:
+    """At most the beginning of a key, as OpenAI's own 401 shows it."""
+    return f"{key[:3]}***" if len(key) >= 12 else "***"
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine can reach. An empty host means all interfaces."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,307 @@
+"""rules.yaml -> Rules, or every fault in it at once, each with its line and a hint.
+
+PyYAML alone would take the last of two equal keys and forget the lines, so the file is read as nodes: values are built
+from them here, `${NAME}` is filled in, and pydantic's complaints are led back to the line that caused them. Values are
+never repeated in a fault: they may be secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rules.decide import Rules, compile_rules
+from rules.schema import RulesFile
+
+type Path = tuple[str | int, ...]
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAX_NODES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class FileFault:
+    """One thing wrong with the file."""
+
+    line: int
+    """Counted from 1; 0 where the file as a whole is meant."""
+    where: str
+    """The path of keys, as `rules[1].when.model`."""
+    message: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" if self.line else "the file"
+        return f"{place}: {self.where}: {self.message}" if self.where else f"{place}: {self.message}"
+
+
+class RulesError(ValueError):
+    """The file cannot be used; `faults` says all that is wrong with it."""
+
+    def __init__(self, name: str, faults: Iterable[FileFault]) -> None:
+        self.faults = tuple(sorted(set(faults), key=lambda fault: (fault.line, fault.where)))
+        count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
+        super().__init__(f"{name} has {count}:\n" + "\n".join(f"  {fault}" for fault in self.faults))
+
+
+def load_rules(text: str, environment: Mapping[str, str], *, name: str = "rules.yaml", profiles: Iterable[str]) -> Rules:
+    """The rules in `text`; raises RulesError. `profiles` are the names that a provider's `profile` may have."""
+    reader = _Reader(environment)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise RulesError(name, [_syntax_fault(error)]) from None
+    if node is None:
+        raise RulesError(name, [FileFault(0, "", "it is empty; a smallest one has `providers:` and `rules:`")])
+    value = reader.build(node, ())
+    if not isinstance(value, dict):
+        raise RulesError(name, [*reader.faults, FileFault(1, "", "it must be a mapping of proxy, providers, rules, ...")])
+    faults = [*reader.faults, *_dangling(value, reader.lines), *_meaning(value, reader.lines, set(profiles))]
+    try:
+        file = RulesFile.model_validate(value)
+    except ValidationError as error:
+        told = [fault.where for fault in reader.faults]
+        found = [_schema_fault(item, reader.lines) for item in error.errors(include_input=False, include_url=False)]
+        # A variable that is missing leaves an empty value behind; one complaint about a place is enough.
+        faults += [fault for fault in found if fault.where not in told]
+        raise RulesError(name, faults) from None
+    if faults:
+        raise RulesError(name, faults)
+    return compile_rules(file)
+
+
+class _Reader:
+    """Builds values from nodes, remembering the line of each and collecting faults on the way."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.lines: dict[Path, int] = {}
+        self.faults: list[FileFault] = []
+        self._environment = environment
+        self._scalars = yaml.SafeLoader("")
+        self._open: set[int] = set()
+        self._count = 0
+
+    def build(self, node: yaml.Node, path: Path) -> Any:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(path, line)
+        self._count += 1
+        if id(node) in self._open or self._count > _MAX_NODES:
+            self._fault(line, path, "an alias must not contain itself, nor grow without end")
+            return None
+        self._open.add(id(node))
+        try:
+            match node:
+                case yaml.MappingNode():
+                    return self._mapping(node, path)
+                case yaml.SequenceNode():
+                    return [self.build(item, (*path, number)) for number, item in enumerate(node.value)]
+                case _:
+                    return self._scalar(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._fault(line, path, "a key must be a plain word")
+                continue
+            key = key_node.value
+            spot = (*path, key)
+            if key in value:
+                self._fault(line, spot, f"the key stands here a second time; the first is on line {self.lines[spot]}")
+                continue
+            self.lines[spot] = line
+            value[key] = self.build(value_node, spot)
+        return value
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        try:
+            value = cast(Any, self._scalars).construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            self._fault(node.start_mark.line + 1, path, "this value cannot be read")
+            return None
+        if isinstance(value, str) and "${" in value:
+            return _VARIABLE.sub(lambda match: self._variable(match[1], node.start_mark.line + 1, path), value)
+        return value
+
+    def _variable(self, inside: str, line: int, path: Path) -> str:
+        name, separator, default = inside.partition(":-")
+        if not _VARIABLE_NAME.fullmatch(name):
+            self._fault(line, path, f"'${{{name}}}' is not ${{NAME}} or ${{NAME:-default}}")
+            return ""
+        value = self._environment.get(name)
+        if separator:
+            return value or default
+        if value is None:
+            near = _near(name, self._environment)
+            self._fault(
+                line, path, f"the environment variable {name} is not set{near}; ${{{name}:-}} makes it optional"
+            )
+            return ""
+        return value
+
+    def _fault(self, line: int, path: Path, message: str) -> None:
+        self.faults.append(FileFault(line, _dotted(path), message))
+
+
+def _syntax_fault(error: yaml.YAMLError) -> FileFault:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        return FileFault(error.problem_mark.line + 1, "", f"this is not YAML: {reason}")
+    return FileFault(0, "", "this is not YAML text")
+
+
+def _schema_fault(item: Any, lines: Mapping[Path, int]) -> FileFault:
+    """One of pydantic's complaints, in the words of the file."""
+    path: Path = tuple(item["loc"])
+    line = _line(path, lines)
+    match item["type"]:
+        case "extra_forbidden":
+            known = _fields_at(path[:-1])
+            near = _near(str(path[-1]), known)
+            return FileFault(line, _dotted(path), f"unknown key{near or f'; known here: {_words(known)}'}")
+        case "missing":
+            return FileFault(line, _dotted(path), "is missing")
+        case "literal_error":
+            return FileFault(line, _dotted(path), f"must be one of {item['ctx']['expected']}")
+        case _:
+            message = str(item["msg"]).removeprefix("Value error, ")
+            return FileFault(line, _dotted(path), message[:1].lower() + message[1:])
+
+
+def _fields_at(path: Path) -> list[str]:
+    """The keys that the schema knows at a place."""
+    kind: Any = RulesFile
+    for step in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(step))
+            kind = field.annotation if field is not None else None
+        else:
+            kind = [inner for inner in get_args(kind) if inner is not Ellipsis][-1:]  # the items of a tuple or dict
+            kind = kind[0] if kind else None
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _dangling(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFault]:
+    """Targets whose provider or virtual model does not exist. Looks at raw values: it must work beside other faults."""
+    providers = value.get("providers")
+    models = value.get("models")
+    known = providers if isinstance(providers, dict) else {}
+    virtual = models if isinstance(models, dict) else {}
+    faults: list[FileFault] = []
+    for path, entry, may_be_model in _entries(value, virtual):
+        name, slash, model = entry.partition("/")
+        if slash and name in known and model:
+            continue
+        if not slash and may_be_model and entry in virtual:
+            continue
+        if slash and not model:
+            message = f"'{entry}' names no model; write {name}/MODEL"
+        elif slash or not may_be_model:
+            message = f"there is no provider '{name}'{_near(name, known)}" if name else f"'{entry}' names no provider"
+            message += "" if slash else "; a target is written provider/model"
+        elif entry in known:
+            message = f"'{entry}' is a provider; write {entry}/MODEL or {entry}/{{model}}"
+        else:
+            message = f"there is no model '{entry}' under models{_near(entry, virtual)}; a target is provider/model"
+        faults.append(FileFault(_line(path, lines), _dotted(path), message))
+    return faults
+
+
+def _entries(value: dict[str, Any], virtual: dict[str, Any]) -> Iterable[tuple[Path, str, bool]]:
+    """(place, text, may it name a virtual model) of everything that names a target."""
+    for name, model in virtual.items():
+        if isinstance(model, dict):
+            yield from _names_in(model.get("targets"), ("models", name, "targets"), may_be_model=False)
+    rules = value.get("rules")
+    for number, rule in enumerate(rules if isinstance(rules, list) else []):
+        if isinstance(rule, dict):
+            yield from _names_in(rule.get("use"), ("rules", number, "use"), may_be_model=True)
+            when = rule.get("when")
+            if isinstance(when, dict):
+                yield from _names_in(when.get("available"), ("rules", number, "when", "available"), may_be_model=False)
+
+
+def _names_in(value: Any, path: Path, *, may_be_model: bool) -> Iterable[tuple[Path, str, bool]]:
+    if isinstance(value, str):
+        yield path, value, may_be_model
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            if isinstance(item, str):
+                yield (*path, number), item, may_be_model
+
+
+def _meaning(value: dict[str, Any], lines: Mapping[Path, int], profiles: set[str]) -> list[FileFault]:
+    """What is well-formed and still cannot be meant. Looks at raw values, as _dangling() does."""
+    faults: list[FileFault] = []
+
+    def say(path: Path, message: str) -> None:
+        faults.append(FileFault(_line(path, lines), _dotted(path), message))
+
+    providers = _mapping(value.get("providers"))
+    for name, provider in providers.items():
+        if "/" in name:
+            say(("providers", name), "a provider's name has no slash")
+        facts = _mapping(provider)
+        profile = facts.get("profile")
+        if isinstance(profile, str) and profile not in profiles:
+            say(("providers", name, "profile"), f"there is no such profile{_near(profile, profiles)}")
+        if facts.get("dialect") in ("ollama", "openai") and not facts.get("urls"):
+            say(("providers", name), "it needs `urls`, such as urls: [http://127.0.0.1:11434]")
+    rules = value.get("rules") if isinstance(value.get("rules"), list) else []
+    assert isinstance(rules, list)
+    first: dict[str, int] = {}
+    for number, rule in enumerate(map(_mapping, rules)):
+        name = str(rule.get("name"))
+        if name in first and "name" in rule:
+            say(("rules", number, "name"), f"rule {first[name] + 1} has the same name")
+        first.setdefault(name, number)
+        when = _mapping(rule.get("when"))
+        target = when.get("available")
+        provider = providers.get(target.partition("/")[0]) if isinstance(target, str) else None
+        if _mapping(provider).get("dialect") == "openai":
+            say(("rules", number, "when", "available"), "only a server that speaks Ollama tells which models it has")
+        if not rule.get("when") and number < len(rules) - 1:
+            say(("rules", number), "it matches every call, so the rules after it never apply; move it to the end")
+    if not rules and not value.get("models"):
+        say((), "there are neither `rules` nor `models`: no call could be answered")
+    auth = _mapping(_mapping(value.get("proxy")).get("auth"))
+    tokens = auth.get("tokens")
+    if auth.get("enabled") in (True, "true") and not any(tokens if isinstance(tokens, list) else []):
+        say(("proxy", "auth"), "auth is enabled and there is no token; set API_KEYS or list `tokens`")
+    return faults
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _line(path: Path, lines: Mapping[Path, int]) -> int:
+    """The line of the nearest place that the file has: pydantic's path may end in something that is not there."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 0) if path else 0
+
+
+def _dotted(path: Path) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(words)

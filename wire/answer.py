@@ -1,0 +1,123 @@
+"""The caller's side of a call: readings in, OpenAI's bytes out, as a stream or as one whole reply.
+
+One id and one `created` for the whole answer, however many upstreams it took. The SDKs' helpers are particular about
+the rest (openai_api section 1.4): exactly one role delta per choice, a finish chunk for every choice, usage in a chunk of
+its own and only if asked, an exact `data: [DONE]`.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from wire.errors import DONE, Fault, fault_frame
+from wire.fold import Fold
+from wire.openai import Delta, Finished, Json, Reading, Usage
+
+_OPENING = {"role": "assistant", "content": "", "refusal": None}
+
+
+class StreamedAnswer:
+    """write() gives the SSE bytes for readings; the first ones are preceded by the role delta."""
+
+    content_type = "text/event-stream; charset=utf-8"
+
+    def __init__(self, *, call_id: str, created: int, model: str, include_usage: bool) -> None:
+        self._include_usage = include_usage
+        head = {"id": call_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        # Every chunk shares its beginning and its end: they are encoded once, and only the delta each time.
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._plain_end = b',"logprobs":null,"finish_reason":null}' + self._tail
+        self._plain_head = self._head + b'{"index":0,"delta":'
+        self._opened: set[int] = set()
+        self._finished: set[int] = set()
+        self.usage: Json | None = None
+        self.finish_reason: str | None = None
+        self.done = False
+
+    def write(self, readings: list[Reading]) -> bytes:
+        """The bytes for these readings, `b""` where there are none. A Fault ends the answer."""
+        out: list[bytes] = []
+        for reading in readings:
+            match reading:
+                case Delta():
+                    self._write_delta(reading, out)
+                case Usage(usage):
+                    self.usage = usage
+                case Finished():
+                    self._finish(out)
+                case Fault():
+                    out.append(fault_frame(reading))
+                    self.done = True
+            if self.done:
+                break
+        return b"".join(out)
+
+    def _write_delta(self, piece: Delta, out: list[bytes]) -> None:
+        index = piece.choice
+        if index in self._finished:
+            return
+        if index not in self._opened:
+            self._opened.add(index)
+            out.append(self._chunk(index, _OPENING, None, None))
+        if piece.delta or piece.logprobs is not None:
+            if index == 0 and piece.logprobs is None:
+                out.append(self._plain_head + orjson.dumps(piece.delta) + self._plain_end)
+            else:
+                out.append(self._chunk(index, piece.delta, piece.logprobs, None))
+        if piece.finish_reason is not None:
+            self._finished.add(index)
+            self.finish_reason = self.finish_reason or piece.finish_reason
+            out.append(self._chunk(index, {}, None, piece.finish_reason))
+
+    def _finish(self, out: list[bytes]) -> None:
+        for index in sorted((self._opened or {0}) - self._finished):
+            self._write_delta(Delta({}, "stop", index), out)
+        if self._include_usage and self.usage is not None:
+            out.append(self._head + b'],"usage":' + orjson.dumps(self.usage) + b"}\n\n")
+        out.append(DONE)
+        self.done = True
+
+    def _chunk(self, index: int, delta: Json, logprobs: object, finish_reason: str | None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._head + orjson.dumps(choice) + self._tail
+
+
+class WholeAnswer:
+    """write() collects and gives nothing until the readings say Finished; then the whole reply, at once."""
+
+    content_type = "application/json"
+
+    def __init__(self, *, call_id: str, created: int, model: str) -> None:
+        self._call_id = call_id
+        self._created = created
+        self._model = model
+        self._fold = Fold()
+        self.usage: Json | None = None
+        self.finish_reason: str | None = None
+        self.done = False
+
+    def write(self, readings: list[Reading]) -> bytes:
+        """The reply's bytes once it is complete, `b""` before. A Fault is the caller's to handle: nothing was sent."""
+        for reading in readings:
+            match reading:
+                case Delta():
+                    self._fold.add(reading)
+                    self.finish_reason = self.finish_reason or reading.finish_reason
+                case Usage(usage):
+                    self.usage = usage
+                case Finished():
+                    self.done = True
+                    self.finish_reason = self.finish_reason or "stop"
+                    return orjson.dumps(
+                        self._fold.reply(
+                            call_id=self._call_id,
+                            created=self._created,
+                            model=self._model,
+                            usage=self.usage,
+                            extra={},
+                        )
+                    )
+                case Fault():
+                    raise reading
+        return b""

@@ -1,0 +1,96 @@
+"""Folds what a stream says into the whole reply. A whole reply is never mapped on its own: two mappings drift apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wire.openai import Delta, Json
+
+
+class Fold:
+    """Collects deltas; reply() gives the whole `chat.completion`. Joining waits for the end: long answers stay linear."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _Choice] = {}
+
+    def add(self, piece: Delta) -> None:
+        choice = self._choices.get(piece.choice)
+        if choice is None:
+            choice = self._choices[piece.choice] = _Choice()
+        choice.add(piece)
+
+    def reply(self, *, call_id: str, created: int, model: str, usage: Json | None, extra: Json) -> Json:
+        """`extra` are top-level keys that the upstream gave and OpenAI knows (system_fingerprint, service_tier)."""
+        choices = self._choices or {0: _Choice()}
+        reply: Json = {
+            "id": call_id,
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [choices[index].whole(index) for index in sorted(choices)],
+        }
+        if usage is not None:
+            reply["usage"] = usage
+        return reply | extra
+
+
+class _Choice:
+    def __init__(self) -> None:
+        self.texts: dict[str, list[str]] = {}
+        self.calls: dict[int, Json] = {}
+        self.arguments: dict[int, list[str]] = {}
+        self.other: Json = {}
+        self.finish_reason = "stop"
+        self.logprobs: Json | None = None
+
+    def add(self, piece: Delta) -> None:
+        for key, value in piece.delta.items():
+            if key == "tool_calls":
+                for call in value:
+                    self._add_call(call)
+            elif isinstance(value, str):
+                self.texts.setdefault(key, []).append(value)
+            elif isinstance(value, list) and isinstance(self.other.get(key), list):
+                self.other[key] = [*self.other[key], *value]
+            else:
+                self.other[key] = value
+        if piece.finish_reason is not None:
+            self.finish_reason = piece.finish_reason
+        if isinstance(piece.logprobs, dict):
+            self._add_logprobs(piece.logprobs)
+
+    def _add_call(self, fragment: Json) -> None:
+        index = fragment["index"]
+        known = self.calls.get(index)
+        if known is None:
+            known = self.calls[index] = {"id": "", "type": "function", "function": {"name": ""}}
+        function = fragment.get("function") or {}
+        known["id"] = known["id"] or fragment.get("id") or ""
+        known["type"] = fragment.get("type") or known["type"]
+        known["function"]["name"] += function.get("name") or ""
+        self.arguments.setdefault(index, []).append(function.get("arguments") or "")
+
+    def _add_logprobs(self, logprobs: Json) -> None:
+        whole: Json = self.logprobs or {"content": None, "refusal": None}
+        for key, value in logprobs.items():
+            known: Any = whole.get(key)
+            whole[key] = [*known, *value] if isinstance(known, list) and isinstance(value, list) else value or known
+        self.logprobs = whole
+
+    def whole(self, index: int) -> Json:
+        message: Json = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
+        message |= self.other
+        message |= {key: "".join(pieces) for key, pieces in self.texts.items()}
+        if self.calls:
+            message["tool_calls"] = [
+                call | {"function": call["function"] | {"arguments": "".join(self.arguments[number])}}
+                for number, call in sorted(self.calls.items())
+            ]
+        elif message["content"] is None and message["refusal"] is None:
+            message["content"] = ""
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self.logprobs,
+            "finish_reason": self.finish_reason,
+        }

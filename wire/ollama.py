@@ -1,0 +1,291 @@
+"""Ollama's native /api/chat: foreign enough to be built, not patched.
+
+The trap: Ollama is lenient where it should not be. It truncates a long history in silence (so `truncate: false` is
+always sent), takes a missing `stream` for true, answers wrong option types with 500, reads only string content, and can
+end a stream with neither `done` nor an error. Facts: ollama_api sections 2, 3 and 5, measured on a running server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from wire.errors import BadRequest, Cut, Fault, Garbled, Untranslatable, in_stream_error
+from wire.ndjson import NdjsonDecoder
+from wire.openai import FINISHED, ChatRequest, Delta, Json, Reading, Translated, Usage, usage_object
+
+_DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,", re.IGNORECASE)
+
+
+def to_ollama(request: ChatRequest, model: str, *, num_ctx: int | None, keep_alive: str | None) -> Translated:
+    """The /api/chat body for a checked request; raises Untranslatable where dropping would change the meaning."""
+    asked = request.body
+    tools = _tools(asked)
+    body: Json = {
+        "model": model,
+        "messages": _messages(asked["messages"]),
+        "stream": True,
+        "truncate": False,
+    }
+    options = {name: asked[name] for name in _SAME_OPTIONS if asked.get(name) is not None}
+    limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
+    if limit is not None:
+        options["num_predict"] = limit
+    stop = asked.get("stop")
+    if stop:
+        # An empty stop string ends the answer at once here, and means nothing at OpenAI.
+        options["stop"] = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    if num_ctx is not None:
+        options["num_ctx"] = num_ctx
+    if options:
+        body["options"] = options
+    if tools:
+        body["tools"] = tools
+    form = _format(asked.get("response_format"))
+    if form is not None:
+        body["format"] = form
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    return Translated(orjson.dumps(body), _dropped(asked))
+
+
+def _messages(messages: list[Json]) -> list[Json]:
+    names: dict[str, str] = {}
+    return [_message(message, f"messages[{number}]", names) for number, message in enumerate(messages)]
+
+
+def _message(message: Json, where: str, names: dict[str, str]) -> Json:
+    """One native message per OpenAI message. `names` remembers call id -> function name for the results to come."""
+    role = message["role"]
+    content, images = _content(message.get("content"), where)
+    native: Json = {"role": "system" if role == "developer" else role, "content": content}
+    if images:
+        native["images"] = images
+    if role == "assistant":
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        if isinstance(reasoning, str):
+            native["thinking"] = reasoning
+        refusal = message.get("refusal")
+        if isinstance(refusal, str) and not content:
+            native["content"] = refusal
+        calls = message.get("tool_calls")
+        if calls:
+            native["tool_calls"] = [
+                _call(call, f"{where}.tool_calls[{number}]", number, names) for number, call in enumerate(calls)
+            ]
+    elif role == "tool":
+        native["tool_call_id"] = message["tool_call_id"]
+        native["tool_name"] = names[message["tool_call_id"]]
+    return native
+
+
+def _content(content: Any, where: str) -> tuple[str, list[str]]:
+    """Text and bare base64 images of string, array or null content."""
+    if content is None:
+        return "", []
+    if isinstance(content, str):
+        return content, []
+    texts: list[str] = []
+    images: list[str] = []
+    for number, part in enumerate(content):
+        match part:
+            case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
+                texts.append(text)
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                head = _DATA_URL.match(url)
+                if head is None:
+                    spot = f"{where}.content[{number}].image_url.url"
+                    raise Untranslatable(
+                        f"'{spot}' must be a data URL (data:image/png;base64,..., jpeg or webp) for a local model.",
+                        param=spot,
+                    )
+                images.append(url[head.end() :])
+            case {"type": kind}:
+                spot = f"{where}.content[{number}]"
+                raise Untranslatable(f"'{spot}': a local model cannot be sent '{kind}' parts.", param=spot)
+    return "\n".join(texts), images
+
+
+def _call(call: Json, where: str, number: int, names: dict[str, str]) -> Json:
+    """A call of an earlier turn: the arguments string becomes an object, which is all that Ollama reads."""
+    function = call.get("function")
+    if function is None:
+        raise Untranslatable(f"'{where}': a local model knows function calls only, not '{call['type']}'.", param=where)
+    names[call["id"]] = function["name"]
+    text = function["arguments"]
+    try:
+        arguments = orjson.loads(text) if text.strip() else {}
+    except orjson.JSONDecodeError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        spot = f"{where}.function.arguments"
+        raise BadRequest(f"'{spot}' must be a JSON object in a string.", param=spot)
+    return {"id": call["id"], "function": {"index": number, "name": function["name"], "arguments": arguments}}
+
+
+def _tools(asked: Json) -> list[Json]:
+    if asked.get("tool_choice") == "none":
+        return []
+    native: list[Json] = []
+    for number, tool in enumerate(asked.get("tools") or []):
+        if tool["type"] != "function":
+            spot = f"tools[{number}].type"
+            raise Untranslatable(f"'{spot}': a local model takes 'function' tools, not '{tool['type']}'.", param=spot)
+        function = tool["function"]
+        parameters = function.get("parameters") or {}
+        # Without `properties` the jinja path answers 400 "properties must be an object".
+        schema = {"type": "object"} | parameters | {"properties": parameters.get("properties") or {}}
+        native.append(
+            {
+                "type": "function",
+                "function": {
+                    "name": function["name"],
+                    "description": function.get("description") or "",
+                    "parameters": schema,
+                },
+            }
+        )
+    return native
+
+
+def _format(response_format: Any) -> Any:
+    match response_format:
+        case {"type": "json_object"}:
+            return "json"
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return schema
+        case _:
+            return None
+
+
+_SAME_OPTIONS = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty")
+_CARRIED = frozenset(
+    {
+        *_SAME_OPTIONS,
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "stop",
+        "tools",
+        "response_format",
+    }
+)
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (True,),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "logit_bias": ({},),
+    "metadata": ({},),
+}
+"""Values that ask for what happens anyway: leaving them out loses nothing, so they are not reported."""
+
+
+def _dropped(asked: Json) -> tuple[str, ...]:
+    names = [
+        name
+        for name, value in asked.items()
+        if name not in _CARRIED and value is not None and value not in _NEUTRAL.get(name, ())
+    ]
+    if any(message.get("name") for message in asked["messages"]):
+        names.append("messages.name")
+    return tuple(names)
+
+
+class OllamaReply:
+    """Reads one /api/chat reply, streamed or whole (a whole one is a stream of one line)."""
+
+    __slots__ = ("_calls", "_decoder", "_finished", "_make_id")
+
+    def __init__(self, make_id: Callable[[], str]) -> None:
+        """`make_id` gives an id for a tool call that came without one (the jinja path leaves it empty)."""
+        self._decoder = NdjsonDecoder()
+        self._make_id = make_id
+        self._calls = 0
+        self._finished = False
+
+    def feed(self, data: bytes) -> list[Reading]:
+        try:
+            return self._read(self._decoder.feed(data))
+        except Garbled as fault:
+            return [fault]
+
+    def close(self) -> list[Reading]:
+        readings = self._read(self._decoder.close())
+        if not self._finished and not any(isinstance(reading, Fault) for reading in readings):
+            readings.append(Cut("ended its answer without saying that it was done"))
+        return readings
+
+    def _read(self, lines: list[Json | Garbled]) -> list[Reading]:
+        readings: list[Reading] = []
+        for line in lines:
+            if isinstance(line, Garbled):
+                readings.append(line)
+            elif "error" in line:
+                readings.append(in_stream_error(line["error"]))
+            else:
+                self._read_line(line, readings)
+                continue
+            break
+        return readings
+
+    def _read_line(self, line: Json, readings: list[Reading]) -> None:
+        message = line.get("message")
+        if isinstance(message, dict):
+            thinking = message.get("thinking")
+            if thinking and isinstance(thinking, str):
+                readings.append(Delta({"reasoning_content": thinking}))
+            content = message.get("content")
+            if content and isinstance(content, str):
+                readings.append(Delta({"content": content}))
+            calls = message.get("tool_calls")
+            if calls:
+                readings.append(self._read_calls(calls))
+        elif message is not None:
+            readings.append(Garbled("sent a message that is not an object"))
+            return
+        if line.get("done") is True:
+            self._finished = True
+            reason = "length" if line.get("done_reason") == "length" else "tool_calls" if self._calls else "stop"
+            readings += (Delta({}, reason), Usage(_usage(line)), FINISHED)
+
+    def _read_calls(self, calls: Any) -> Reading:
+        fragments: list[Json] = []
+        for call in calls if isinstance(calls, list) else [calls]:
+            match call:
+                case {"function": {"name": str(name), **rest}}:
+                    arguments = rest.get("arguments")
+                case _:
+                    return Garbled("sent a tool call without a function name")
+            fragments.append(
+                {
+                    # Ollama numbers the calls of one reply 0, 0, 0: its own index says nothing.
+                    "index": self._calls,
+                    "id": call.get("id") or self._make_id(),
+                    "type": "function",
+                    "function": {
+                        "name": name,
+                        "arguments": arguments
+                        if isinstance(arguments, str)
+                        else orjson.dumps(arguments or {}).decode(),
+                    },
+                }
+            )
+            self._calls += 1
+        return Delta({"tool_calls": fragments})
+
+
+def _usage(line: Json) -> Json:
+    """Counts that are zero are left out by Ollama."""
+    prompt, completion = line.get("prompt_eval_count"), line.get("eval_count")
+    return usage_object(prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0)

@@ -1,0 +1,91 @@
+"""The common language: what every dialect is read into and written from.
+
+A caller's request is a ChatRequest (the original dict is kept: what we do not know we carry). An upstream's reply, of
+whatever dialect, is read into Reading values, in order, and answer.py writes those as OpenAI chunks or folds them into
+a whole reply. One mapping per dialect serves both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from wire.errors import Fault
+
+type Json = dict[str, Any]
+"""A JSON object as orjson gives it. Foreign: its values are looked at before they are believed."""
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+"""OpenAI's enum; anything else breaks strict clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A checked request to /v1/chat/completions. Nobody changes `body`."""
+
+    body: Json
+    """As the caller sent it."""
+    model: str
+    stream: bool
+    include_usage: bool
+    prompt_chars: int
+    """Characters of text in all messages."""
+    has_tools: bool
+    has_images: bool
+
+
+class Delta(NamedTuple):
+    """A piece of one choice, as in an OpenAI chunk: `delta` never holds a role, nor keys without content."""
+
+    delta: Json
+    finish_reason: str | None = None
+    choice: int = 0
+    logprobs: Any = None
+
+
+class Usage(NamedTuple):
+    """OpenAI's usage object; the last one seen counts."""
+
+    usage: Json
+
+
+class Finished(NamedTuple):
+    """The upstream said by itself that the reply is complete. Without it an ending is a cut."""
+
+
+type Reading = Delta | Usage | Finished | Fault
+"""What a reply is read into. A Fault is a value here, so that what came before it is not lost."""
+
+FINISHED = Finished()
+
+
+class Reply(Protocol):
+    """One upstream reply being read: bytes in any pieces in, readings out."""
+
+    def feed(self, data: bytes) -> list[Reading]: ...
+
+    def close(self) -> list[Reading]:
+        """The upstream's side is at its clean end. A reply that is not complete gives a Cut."""
+        ...
+
+
+class Translated(NamedTuple):
+    """A request in an upstream's own dialect."""
+
+    body: bytes
+    dropped: tuple[str, ...]
+    """Fields of the caller's that this upstream cannot be told."""
+
+
+def is_content(reading: Reading) -> bool:
+    """True for what a caller waits for: text, reasoning, a tool call, a refusal. A bare finish is not content."""
+    return isinstance(reading, Delta) and bool(reading.delta)
+
+
+def usage_object(prompt: int, completion: int) -> Json:
+    """A usage object of the three counts that OpenAI requires."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
