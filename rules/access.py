@@ -47,7 +47,7 @@ class Keys:
         for digest, name in self._digests.items():
             if hmac.compare_digest(given, digest):
                 found = name
-        return Client(found) if found is not None else Denied(cut_key(key))
+        return Client(found) if found is not None else Denied(cut_key(key.strip()))
 
 
 def bearer(authorization: str | None) -> str | None:

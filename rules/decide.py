@@ -4,8 +4,8 @@ The first rule that holds wins. A name under `models` is decided before the rule
 
 Skipping: a target whose provider has no key is never asked. One whose server is down, or lacks the model, is skipped
 while there is anything else, and asked after all where there is not: what we know may be a few seconds old. The sandbox
-stands in only where no other target could be asked at all and none of their servers was ever seen: it may make a first
-run answer, never take the place of a real model that is away.
+stands in only where no other target could be asked at all and no real server was ever seen: it may make a first run
+answer, never take the place of a real model that is away. Where a rule names nothing else, it is meant.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Rules:
     def secrets(self) -> tuple[str, ...]:
         """Every key in the file: what must never be seen outside."""
         tokens = [token.get_secret_value().strip() for token in self.file.proxy.auth.tokens]
-        keys = [p.key.get_secret_value() for p in self.file.providers.values() if p.key is not None]
+        keys = [p.key.get_secret_value().strip() for p in self.file.providers.values() if p.key is not None]
         return tuple(secret for secret in (*tokens, *keys) if secret)
 
 
@@ -100,7 +100,7 @@ def compile_rules(file: RulesFile) -> Rules:
 def decide(rules: Rules, facts: Facts) -> Decision:
     for name, fits in rules.aliases:
         if fits(facts.model):
-            return _choose(rules, facts, f"models.{name}", (name,))
+            return _choose(rules, facts, f"models.{name}", rules.file.models[name].targets)
     for name, conditions, use in rules.rules:
         if all(holds(facts) for _, holds in conditions):
             return _choose(rules, facts, name, use)
@@ -113,7 +113,6 @@ def _choose(rules: Rules, facts: Facts, rule: str, use: tuple[str, ...]) -> Deci
     later: list[Target] = []
     sandbox: list[Target] = []
     skipped: list[Skipped] = []
-    once_reached = False
     for target in _targets(rules.file, facts.model, use):
         provider = rules.file.providers[target.provider]
         seen = facts.servers.get(target.provider, Seen())
@@ -122,7 +121,6 @@ def _choose(rules: Rules, facts: Facts, rule: str, use: tuple[str, ...]) -> Deci
         elif provider.key is not None and not target.key:
             skipped.append(Skipped(target.name, "has no key"))
         elif target.dialect == "ollama" and seen.models is None:
-            once_reached = once_reached or seen.reached
             later.append(target)
             skipped.append(Skipped(target.name, "its server is not reachable"))
         elif target.dialect == "ollama" and model_name(target.model) not in (seen.models or ()):
@@ -130,26 +128,27 @@ def _choose(rules: Rules, facts: Facts, rule: str, use: tuple[str, ...]) -> Deci
             skipped.append(Skipped(target.name, "its server has no such model"))
         else:
             ready.append(target)
-    if ready:
-        skipped += [Skipped(target.name, "stands in only where nothing else can be asked") for target in sandbox]
-        return Decision(rule, tuple(ready), tuple(skipped))
-    if sandbox and not once_reached:
+    if not ready and sandbox and not (skipped and any(seen.reached for seen in facts.servers.values())):
         return Decision(rule, tuple(sandbox), tuple(skipped))
+    why = "stands in only where nothing else can be asked" if ready else "never stands in for a server that was seen"
+    skipped += [Skipped(target.name, why) for target in sandbox]
+    if ready:
+        return Decision(rule, tuple(ready), tuple(skipped))
     asked_after_all = {target.name for target in later}
     return Decision(rule, tuple(later), tuple(skip for skip in skipped if skip.target not in asked_after_all))
 
 
 def _targets(file: RulesFile, model: str, use: tuple[str, ...]) -> Iterator[Target]:
     """The targets behind `use`, each once: virtual models are opened, several URLs become several targets."""
-    met: set[tuple[str, str]] = set()
+    met: set[tuple[str, str, str]] = set()
     for entry in use:
-        for name in file.models[entry].targets if entry in file.models else (entry,):
+        for name in (entry,) if "/" in entry else file.models[entry].targets:
             provider_name, _, pattern = name.partition("/")
             provider = file.providers[provider_name]
             wanted = pattern.replace("{model}", model)
             for url in provider.urls or ("",):
-                if (url + provider_name, wanted) not in met:
-                    met.add((url + provider_name, wanted))
+                if (url, provider_name, wanted) not in met:
+                    met.add((url, provider_name, wanted))
                     yield target_of(provider_name, provider, wanted, url)
 
 

@@ -2,7 +2,7 @@
 
 PyYAML alone would take the last of two equal keys and forget the lines, so the file is read as nodes: values are built
 from them here, `${NAME}` is filled in, and pydantic's complaints are led back to the line that caused them. Values are
-never repeated in a fault: they may be secrets.
+never repeated in a fault: they may be secrets. A mistyped target is, but only where the file itself spells it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from rules.schema import RulesFile
 
 type Path = tuple[str | int, ...]
 
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NODES = 100_000
+_UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError)
+"""What PyYAML raises for a value that its tag does not fit: `!!bool maybe` is a KeyError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +52,40 @@ class RulesError(ValueError):
         super().__init__(f"{name} has {count}:\n" + "\n".join(f"  {fault}" for fault in self.faults))
 
 
-def load_rules(text: str, environment: Mapping[str, str], *, name: str = "rules.yaml", profiles: Iterable[str]) -> Rules:
+def load_rules(
+    text: str, environment: Mapping[str, str], *, name: str = "rules.yaml", profiles: Iterable[str]
+) -> Rules:
     """The rules in `text`; raises RulesError. `profiles` are the names that a provider's `profile` may have."""
     reader = _Reader(environment)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = reader.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:
         raise RulesError(name, [_syntax_fault(error)]) from None
+    except (RecursionError, _TooMuch):
+        raise RulesError(
+            name, [FileFault(0, "", "it is nested too deeply, or its aliases make it too large")]
+        ) from None
     if node is None:
         raise RulesError(name, [FileFault(0, "", "it is empty; a smallest one has `providers:` and `rules:`")])
-    value = reader.build(node, ())
     if not isinstance(value, dict):
-        raise RulesError(name, [*reader.faults, FileFault(1, "", "it must be a mapping of proxy, providers, rules, ...")])
-    faults = [*reader.faults, *_dangling(value, reader.lines), *_meaning(value, reader.lines, set(profiles))]
+        raise RulesError(
+            name, [*reader.faults, FileFault(1, "", "it must be a mapping of proxy, providers, rules, ...")]
+        )
+    found = [*_dangling(value, reader), *_meaning(value, reader.lines, set(profiles))]
     try:
         file = RulesFile.model_validate(value)
     except ValidationError as error:
-        told = [fault.where for fault in reader.faults]
-        found = [_schema_fault(item, reader.lines) for item in error.errors(include_input=False, include_url=False)]
-        # A variable that is missing leaves an empty value behind; one complaint about a place is enough.
-        faults += [fault for fault in found if fault.where not in told]
-        raise RulesError(name, faults) from None
+        found += [_schema_fault(item, reader.lines) for item in error.errors(include_input=False, include_url=False)]
+        raise RulesError(name, reader.and_other(found)) from None
+    faults = reader.and_other(found)
     if faults:
         raise RulesError(name, faults)
     return compile_rules(file)
+
+
+class _TooMuch(Exception):
+    """More values than any rules file needs."""
 
 
 class _Reader:
@@ -82,6 +94,10 @@ class _Reader:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.lines: dict[Path, int] = {}
         self.faults: list[FileFault] = []
+        self.filled: set[Path] = set()
+        """Values that came, at least in part, from the environment."""
+        self._holes: list[str] = []
+        """Places whose value could not be had: one complaint about each is enough."""
         self._environment = environment
         self._scalars = yaml.SafeLoader("")
         self._open: set[int] = set()
@@ -91,8 +107,10 @@ class _Reader:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         self._count += 1
-        if id(node) in self._open or self._count > _MAX_NODES:
-            self._fault(line, path, "an alias must not contain itself, nor grow without end")
+        if self._count > _MAX_NODES:
+            raise _TooMuch
+        if id(node) in self._open:
+            self._hole(line, path, "an alias must not contain itself")
             return None
         self._open.add(id(node))
         try:
@@ -105,6 +123,11 @@ class _Reader:
                     return self._scalar(node, path)
         finally:
             self._open.discard(id(node))
+
+    def and_other(self, faults: Iterable[FileFault]) -> list[FileFault]:
+        """The faults of reading, and those others that do not only follow from them."""
+        places = tuple(end for hole in self._holes for end in (f"{hole}.", f"{hole}["))
+        return [*self.faults, *(fault for fault in faults if not f"{fault.where}.".startswith(places))]
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         value: dict[str, Any] = {}
@@ -125,28 +148,35 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
         try:
             value = cast(Any, self._scalars).construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            self._fault(node.start_mark.line + 1, path, "this value cannot be read")
+        except _UNREADABLE:
+            self._hole(node.start_mark.line + 1, path, "this value cannot be read")
             return None
         if isinstance(value, str) and "${" in value:
-            return _VARIABLE.sub(lambda match: self._variable(match[1], node.start_mark.line + 1, path), value)
+            self.filled.add(path)
+            return _VARIABLE.sub(lambda match: self._variable(match, node.start_mark.line + 1, path), value)
         return value
 
-    def _variable(self, inside: str, line: int, path: Path) -> str:
-        name, separator, default = inside.partition(":-")
-        if not _VARIABLE_NAME.fullmatch(name):
-            self._fault(line, path, f"'${{{name}}}' is not ${{NAME}} or ${{NAME:-default}}")
+    def _variable(self, match: re.Match[str], line: int, path: Path) -> str:
+        name, separator, default = match[1].partition(":-")
+        if not match[2] or not _VARIABLE_NAME.fullmatch(name) or "${" in default:
+            self._hole(line, path, "a variable is written ${NAME} or ${NAME:-default}, and not one inside another")
             return ""
         value = self._environment.get(name)
         if separator:
             return value or default
         if value is None:
             near = _near(name, self._environment)
-            self._fault(
-                line, path, f"the environment variable {name} is not set{near}; ${{{name}:-}} makes it optional"
+            self._hole(
+                line,
+                path,
+                f"the environment variable {name} is not set{near}; ${{{name}:-}} makes it optional",
             )
             return ""
         return value
+
+    def _hole(self, line: int, path: Path, message: str) -> None:
+        self._holes.append(_dotted(path))
+        self._fault(line, path, message)
 
     def _fault(self, line: int, path: Path, message: str) -> None:
         self.faults.append(FileFault(line, _dotted(path), message))
@@ -172,6 +202,10 @@ def _schema_fault(item: Any, lines: Mapping[Path, int]) -> FileFault:
             return FileFault(line, _dotted(path), "is missing")
         case "literal_error":
             return FileFault(line, _dotted(path), f"must be one of {item['ctx']['expected']}")
+        case "model_type" | "dict_type":
+            return FileFault(line, _dotted(path), f"must be a mapping of {_words(_fields_at(path)) or 'names'}")
+        case "tuple_type":
+            return FileFault(line, _dotted(path), "must be a list")
         case _:
             message = str(item["msg"]).removeprefix("Value error, ")
             return FileFault(line, _dotted(path), message[:1].lower() + message[1:])
@@ -182,15 +216,13 @@ def _fields_at(path: Path) -> list[str]:
     kind: Any = RulesFile
     for step in path:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields.get(str(step))
-            kind = field.annotation if field is not None else None
+            kind = kind.model_fields[str(step)].annotation
         else:
-            kind = [inner for inner in get_args(kind) if inner is not Ellipsis][-1:]  # the items of a tuple or dict
-            kind = kind[0] if kind else None
+            kind = [inner for inner in get_args(kind) if inner is not Ellipsis][-1]  # the items of a tuple or dict
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _dangling(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFault]:
+def _dangling(value: dict[str, Any], reader: _Reader) -> list[FileFault]:
     """Targets whose provider or virtual model does not exist. Looks at raw values: it must work beside other faults."""
     providers = value.get("providers")
     models = value.get("models")
@@ -203,7 +235,9 @@ def _dangling(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFaul
             continue
         if not slash and may_be_model and entry in virtual:
             continue
-        if slash and not model:
+        if path in reader.filled:
+            message = "it names nothing that stands under providers or models; a target is provider/model"
+        elif slash and not model:
             message = f"'{entry}' names no model; write {name}/MODEL"
         elif slash or not may_be_model:
             message = f"there is no provider '{name}'{_near(name, known)}" if name else f"'{entry}' names no provider"
@@ -212,7 +246,7 @@ def _dangling(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFaul
             message = f"'{entry}' is a provider; write {entry}/MODEL or {entry}/{{model}}"
         else:
             message = f"there is no model '{entry}' under models{_near(entry, virtual)}; a target is provider/model"
-        faults.append(FileFault(_line(path, lines), _dotted(path), message))
+        faults.append(FileFault(_line(path, reader.lines), _dotted(path), message))
     return faults
 
 
@@ -255,28 +289,34 @@ def _meaning(value: dict[str, Any], lines: Mapping[Path, int], profiles: set[str
         if isinstance(profile, str) and profile not in profiles:
             say(("providers", name, "profile"), f"there is no such profile{_near(profile, profiles)}")
         if facts.get("dialect") in ("ollama", "openai") and not facts.get("urls"):
-            say(("providers", name), "it needs `urls`, such as urls: [http://127.0.0.1:11434]")
-    rules = value.get("rules") if isinstance(value.get("rules"), list) else []
-    assert isinstance(rules, list)
+            say(("providers", name, "urls"), "it needs an address, such as urls: [http://127.0.0.1:11434]")
+    written = value.get("rules")
+    rules = written if isinstance(written, list) else []
     first: dict[str, int] = {}
-    for number, rule in enumerate(map(_mapping, rules)):
+    for number, rule in enumerate(rules):
+        if not isinstance(rule, dict):
+            continue
         name = str(rule.get("name"))
         if name in first and "name" in rule:
             say(("rules", number, "name"), f"rule {first[name] + 1} has the same name")
         first.setdefault(name, number)
         when = _mapping(rule.get("when"))
+        for key in (key for key, asked in when.items() if asked is None):
+            say(("rules", number, "when", key), "it asks nothing; write what it should be, or leave it out")
         target = when.get("available")
         provider = providers.get(target.partition("/")[0]) if isinstance(target, str) else None
-        if _mapping(provider).get("dialect") == "openai":
-            say(("rules", number, "when", "available"), "only a server that speaks Ollama tells which models it has")
+        if _mapping(provider).get("dialect") in ("openai", "sandbox"):
+            say(
+                ("rules", number, "when", "available"),
+                "only a server that speaks Ollama tells which models it has",
+            )
         if not rule.get("when") and number < len(rules) - 1:
-            say(("rules", number), "it matches every call, so the rules after it never apply; move it to the end")
-    if not rules and not value.get("models"):
+            say(
+                ("rules", number),
+                "it matches every call, so the rules after it never apply; move it to the end",
+            )
+    if not written and not value.get("models"):
         say((), "there are neither `rules` nor `models`: no call could be answered")
-    auth = _mapping(_mapping(value.get("proxy")).get("auth"))
-    tokens = auth.get("tokens")
-    if auth.get("enabled") in (True, "true") and not any(tokens if isinstance(tokens, list) else []):
-        say(("proxy", "auth"), "auth is enabled and there is no token; set API_KEYS or list `tokens`")
     return faults
 
 
@@ -288,7 +328,7 @@ def _line(path: Path, lines: Mapping[Path, int]) -> int:
     """The line of the nearest place that the file has: pydantic's path may end in something that is not there."""
     while path and path not in lines:
         path = path[:-1]
-    return lines.get(path, 0) if path else 0
+    return lines[path] if path else 0
 
 
 def _dotted(path: Path) -> str:

@@ -8,17 +8,26 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 
 class _Noun(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)?\s*")
+_DURATION = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h)?\s*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
@@ -31,20 +40,31 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+_SIZE = re.compile(r"\s*\d{1,15}(\.\d{1,9})?\s*([kmgt]?i?b)?\s*", re.IGNORECASE)
+
+
+def _size(value: Any) -> Any:
+    # Looked at before pydantic does, whose complaint repeats the unit.
+    if _SIZE.fullmatch(str(value)) is None:
+        raise ValueError("a size is a number with a unit, such as 64KiB or 32MiB")
+    return value
+
+
 def _url(value: str) -> str:
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    extras = parts.query or parts.fragment or any(char.isspace() for char in value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or extras:
         raise ValueError("a URL is http:// or https://, a host and maybe a port and a path")
     if parts.username or parts.password:
         raise ValueError("a URL holds no user name and no password; put the secret into `key`")
     return value
 
 
-_COMPARISON = re.compile(r"\s*(<=|>=|==|<|>|)\s*(\d+)\s*")
+_COMPARISON = re.compile(r"\s*(<=|>=|==|<|>|)\s*(\d{1,15})\s*")
 _OPERATORS = {
     "<": operator.lt,
     "<=": operator.le,
@@ -62,6 +82,10 @@ def comparison(text: str) -> Callable[[int], bool]:
         raise ValueError("a comparison is <, <=, >, >= or == and a number, such as '> 500'")
     compare, bound = _OPERATORS[match[1]], int(match[2])
     return lambda number: bool(compare(number, bound))
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 def _comparison(value: str) -> str:
@@ -84,7 +108,8 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)]
 Url = Annotated[str, AfterValidator(_url)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
@@ -98,6 +123,12 @@ class Auth(_Noun):
     @property
     def required(self) -> bool:
         return bool(self.tokens) if self.enabled is None else self.enabled
+
+    @model_validator(mode="after")
+    def _has_tokens(self) -> Self:
+        if self.required and not self.tokens:
+            raise ValueError("auth is enabled and there is no token; set API_KEYS or list `tokens`")
+        return self
 
 
 class Proxy(_Noun):
@@ -127,12 +158,12 @@ class When(_Noun):
     """What must hold, all of it. A condition is a function in conditions.py."""
 
     model: Names | None = None
-    prompt_chars: Annotated[str, AfterValidator(_comparison)] | None = None
+    prompt_chars: Annotated[str, BeforeValidator(_as_text), AfterValidator(_comparison)] | None = None
     available: str | None = None
     stream: bool | None = None
-    has: Annotated[tuple[Literal["tools", "images"], ...], BeforeValidator(_as_list)] | None = None
+    has: Annotated[tuple[Literal["tools", "images"], ...], BeforeValidator(_as_list), Field(min_length=1)] | None = None
     client: Names | None = None
-    header: dict[str, str] | None = None
+    header: Annotated[dict[str, str], Field(min_length=1)] | None = None
 
 
 class Rule(_Noun):
@@ -151,8 +182,8 @@ class Timeouts(_Noun):
 
 
 class Limits(_Noun):
-    body: ByteSize = ByteSize(32 * 1024 * 1024)
-    headers: ByteSize = ByteSize(64 * 1024)
+    body: Size = ByteSize(32 * 1024 * 1024)
+    headers: Size = ByteSize(64 * 1024)
 
 
 class Defaults(_Noun):

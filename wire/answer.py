@@ -39,6 +39,8 @@ class StreamedAnswer:
         """The bytes for these readings, `b""` where there are none. A Fault ends the answer."""
         out: list[bytes] = []
         for reading in readings:
+            if self.done:
+                break
             match reading:
                 case Delta():
                     self._write_delta(reading, out)
@@ -49,8 +51,6 @@ class StreamedAnswer:
                 case Fault():
                     out.append(fault_frame(reading))
                     self.done = True
-            if self.done:
-                break
         return b"".join(out)
 
     def _write_delta(self, piece: Delta, out: list[bytes]) -> None:
@@ -100,6 +100,8 @@ class WholeAnswer:
     def write(self, readings: list[Reading]) -> bytes:
         """The reply's bytes once it is complete, `b""` before. A Fault is the caller's to handle: nothing was sent."""
         for reading in readings:
+            if self.done:
+                break
             match reading:
                 case Delta():
                     self._fold.add(reading)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from wire.errors import Cut, Fault, Garbled, UpstreamFault, Untranslatable, in_stream_error
+from wire.errors import Cut, Fault, Garbled, Untranslatable, UpstreamFault, in_stream_error
 from wire.ndjson import json_object
 from wire.openai import FINISH_REASONS, FINISHED, ChatRequest, Delta, Json, Reading, Translated, Usage
 from wire.profiles import Profile
@@ -96,7 +96,17 @@ def _schema_in_words(body: Json) -> None:
 class CompatReply:
     """Reads one reply of an OpenAI-compatible server: a stream, or a whole JSON reply where it ignored `stream`."""
 
-    __slots__ = ("_calls", "_decoder", "_ended", "_failing", "_finished", "_indexes", "_make_id", "_whole", "_whole_size")
+    __slots__ = (
+        "_calls",
+        "_decoder",
+        "_ended",
+        "_failing",
+        "_finished",
+        "_indexes",
+        "_make_id",
+        "_whole",
+        "_whole_size",
+    )
 
     def __init__(self, make_id: Callable[[], str], profile: Profile, content_type: str) -> None:
         self._make_id = make_id

@@ -29,6 +29,7 @@ A class exists only where somebody behaves differently because of it. Faults bec
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, ClassVar
 
@@ -192,7 +193,8 @@ _NO_CONTEXT = re.compile(
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"model.{0,200}(not found|does not exist|not exist)|no such model|supported API model names", re.IGNORECASE
+    r"model.{0,200}(not found|does not exist|not exist)|no such model|invalid model name|supported API model names",
+    re.IGNORECASE,
 )
 _MAX_TEXT = 600
 
@@ -205,7 +207,7 @@ def error_text(body: bytes) -> tuple[str, int | None]:
     """
     status: int | None = None
     value: Any = body.decode("utf-8", "replace").strip()
-    for _ in range(5):
+    for _ in range(8):  # Ollama's /v1 layer wraps once more than its native one
         match value:
             case {"error": inner}:
                 value = inner
@@ -223,7 +225,7 @@ def error_text(body: bytes) -> tuple[str, int | None]:
                 break
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     if text.lstrip()[:1] == "<":
-        text = "an HTML page"
+        text = ""
     return text[:_MAX_TEXT], status
 
 
@@ -267,6 +269,7 @@ def in_stream_error(value: Any) -> Fault:
 def _seconds(retry_after: str | None) -> float | None:
     """`Retry-After` in seconds; the date form is read where the clock is (not here) and counts as absent."""
     try:
-        return max(0.0, float(retry_after)) if retry_after else None
+        seconds = float(retry_after or "nan")
     except ValueError:
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -40,10 +40,12 @@ class _Choice:
         self.calls: dict[int, Json] = {}
         self.arguments: dict[int, list[str]] = {}
         self.other: Json = {}
-        self.finish_reason = "stop"
+        self.finish_reason: str | None = None
         self.logprobs: Json | None = None
 
     def add(self, piece: Delta) -> None:
+        if self.finish_reason is not None:
+            return  # as in the stream, where nothing follows a finish chunk
         for key, value in piece.delta.items():
             if key == "tool_calls":
                 for call in value:
@@ -54,8 +56,7 @@ class _Choice:
                 self.other[key] = [*self.other[key], *value]
             else:
                 self.other[key] = value
-        if piece.finish_reason is not None:
-            self.finish_reason = piece.finish_reason
+        self.finish_reason = piece.finish_reason
         if isinstance(piece.logprobs, dict):
             self._add_logprobs(piece.logprobs)
 
@@ -92,5 +93,5 @@ class _Choice:
             "index": index,
             "message": message,
             "logprobs": self.logprobs,
-            "finish_reason": self.finish_reason,
+            "finish_reason": self.finish_reason or "stop",
         }

@@ -15,7 +15,7 @@ import orjson
 
 from wire.errors import BadRequest, Cut, Fault, Garbled, Untranslatable, in_stream_error
 from wire.ndjson import NdjsonDecoder
-from wire.openai import FINISHED, ChatRequest, Delta, Json, Reading, Translated, Usage, usage_object
+from wire.openai import FINISHED, ChatRequest, Delta, Json, Reading, Translated, Usage, encoded, usage_object
 
 _DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,", re.IGNORECASE)
 
@@ -34,10 +34,11 @@ def to_ollama(request: ChatRequest, model: str, *, num_ctx: int | None, keep_ali
     limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
     if limit is not None:
         options["num_predict"] = limit
-    stop = asked.get("stop")
-    if stop:
-        # An empty stop string ends the answer at once here, and means nothing at OpenAI.
-        options["stop"] = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    stop = asked.get("stop") or []
+    # An empty stop string ends the answer at once here, and means nothing at OpenAI.
+    stops = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    if stops:
+        options["stop"] = stops
     if num_ctx is not None:
         options["num_ctx"] = num_ctx
     if options:
@@ -49,7 +50,7 @@ def to_ollama(request: ChatRequest, model: str, *, num_ctx: int | None, keep_ali
         body["format"] = form
     if keep_alive is not None:
         body["keep_alive"] = keep_alive
-    return Translated(orjson.dumps(body), _dropped(asked))
+    return Translated(encoded(body), _dropped(asked))
 
 
 def _messages(messages: list[Json]) -> list[Json]:
@@ -103,9 +104,9 @@ def _content(content: Any, where: str) -> tuple[str, list[str]]:
                         param=spot,
                     )
                 images.append(url[head.end() :])
-            case {"type": kind}:
+            case _:
                 spot = f"{where}.content[{number}]"
-                raise Untranslatable(f"'{spot}': a local model cannot be sent '{kind}' parts.", param=spot)
+                raise Untranslatable(f"'{spot}': a local model cannot be sent '{part['type']}' parts.", param=spot)
     return "\n".join(texts), images
 
 
@@ -157,6 +158,8 @@ def _format(response_format: Any) -> Any:
             return "json"
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             return schema
+        case {"type": "json_schema"}:
+            return "json"
         case _:
             return None
 
@@ -173,7 +176,6 @@ _CARRIED = frozenset(
         "max_completion_tokens",
         "stop",
         "tools",
-        "response_format",
     }
 )
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -187,6 +189,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "logit_bias": ({},),
     "metadata": ({},),
+    "response_format": ({"type": "text"},),
 }
 """Values that ask for what happens anyway: leaving them out loses nothing, so they are not reported."""
 
@@ -197,6 +200,8 @@ def _dropped(asked: Json) -> tuple[str, ...]:
         for name, value in asked.items()
         if name not in _CARRIED and value is not None and value not in _NEUTRAL.get(name, ())
     ]
+    if _format(asked.get("response_format")) is not None:
+        names.remove("response_format")
     if any(message.get("name") for message in asked["messages"]):
         names.append("messages.name")
     return tuple(names)
@@ -221,7 +226,10 @@ class OllamaReply:
             return [fault]
 
     def close(self) -> list[Reading]:
-        readings = self._read(self._decoder.close())
+        rest = self._decoder.close()
+        if any(isinstance(line, Garbled) for line in rest):
+            return [Cut("ended its answer in the middle of a line")]
+        readings = self._read(rest)
         if not self._finished and not any(isinstance(reading, Fault) for reading in readings):
             readings.append(Cut("ended its answer without saying that it was done"))
         return readings
@@ -231,7 +239,7 @@ class OllamaReply:
         for line in lines:
             if isinstance(line, Garbled):
                 readings.append(line)
-            elif "error" in line:
+            elif line.get("error") is not None:
                 readings.append(in_stream_error(line["error"]))
             else:
                 self._read_line(line, readings)

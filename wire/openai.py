@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from wire.errors import Fault
+import orjson
+
+from wire.errors import BadRequest, Fault
 
 type Json = dict[str, Any]
 """A JSON object as orjson gives it. Foreign: its values are looked at before they are believed."""
@@ -75,6 +77,14 @@ class Translated(NamedTuple):
     body: bytes
     dropped: tuple[str, ...]
     """Fields of the caller's that this upstream cannot be told."""
+
+
+def encoded(body: Json) -> bytes:
+    """A request's JSON. What is read may nest 1024 deep, what is written only 254: beyond it raises BadRequest."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        raise BadRequest("The request is nested too deeply: its JSON may have about 250 levels.") from None
 
 
 def is_content(reading: Reading) -> bool:

@@ -1,0 +1,208 @@
+"""The command `unigate`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import orjson
+import typer
+import uvloop
+from loguru import logger
+
+from addons.logs import LogMissing, set_up_logging
+from addons.master import ProxyServer
+from addons.sandbox import MODELS, Sandbox
+from addons.settings import SettingsError, read_rules
+from rules.decide import Rules
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A gateway where api.openai.com is expected: OpenAI calls to local models and to DeepSeek.",
+)
+
+RulesOption = Annotated[
+    Path | None,
+    typer.Option("--rules", help="The rules file. Default: ./rules.yaml, else the one that comes along."),
+]
+
+
+def main() -> None:
+    try:
+        app()
+    except SettingsError as error:
+        stop_with(str(error))
+
+
+def stop_with(message: str) -> None:
+    print(f"unigate: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def loop(running: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(running)
+
+
+def prepare(rules_file: Path | None, level: str | None = None) -> Rules:
+    rules, log = read_rules(rules_file, os.environ)
+    try:
+        set_up_logging(level=level or log.level, form=log.form, secrets=rules.secrets)
+    except LogMissing as error:
+        raise SettingsError(str(error)) from None
+    return rules
+
+
+@app.command()
+def run(
+    rules: RulesOption = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen. Default: proxy.host of the rules.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="With mitmweb, to watch each call in a browser.")] = False,
+    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Where mitmweb's page is.")] = 8081,
+) -> None:
+    """Serve until stopped (Ctrl-C or SIGTERM)."""
+    loaded = prepare(rules)
+    loop(_run(ProxyServer, loaded, host, port, web, web_port))
+
+
+async def _run(
+    server: type[ProxyServer], rules: Rules, host: str | None, port: int | None, web: bool, web_port: int
+) -> None:
+    gateway = server(rules, host=host, port=port, web=web, web_port=web_port)
+    await gateway.start()
+    logger.info("unigate listens on http://{}:{}/v1", shown_host(gateway.host), gateway.port)
+    if gateway.web_url is not None:
+        logger.info("mitmweb shows every call at {}", gateway.web_url)
+    if not rules.keys.required:
+        logger.info("no keys are set: only this machine can call, and needs none")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)  # a second one ends us at once
+    logger.info("stopping")
+    await gateway.stop()
+
+
+def shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@app.command(name="try")
+def try_(
+    prompt: Annotated[str, typer.Argument(help="What to say.")] = "Say hello in one sentence.",
+    model: Annotated[str, typer.Option(help="Which model to name.")] = "gpt-4o-mini",
+    rules: RulesOption = None,
+) -> None:
+    """Send one streamed call through a gateway of its own, and show the route it took."""
+    loaded = prepare(rules, level="ERROR")
+    loop(_try(loaded, prompt, model))
+
+
+async def _try(rules: Rules, prompt: str, model: str) -> None:
+    gateway = ProxyServer(rules, host="127.0.0.1", port=0)
+    await gateway.start()
+    key = next((token.get_secret_value().strip() for token in rules.file.proxy.auth.tokens), "none")
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": prompt}]}
+    failed = False
+    try:
+        async with (
+            httpx.AsyncClient(timeout=None, trust_env=False) as client,
+            client.stream(
+                "POST",
+                f"http://127.0.0.1:{gateway.port}/v1/chat/completions",
+                json=body,
+                headers={"authorization": f"Bearer {key}"},
+            ) as answer,
+        ):
+            failed = await _show(answer)
+    finally:
+        await gateway.stop(drain=0)
+    if failed:
+        raise SystemExit(1)
+
+
+async def _show(answer: httpx.Response) -> bool:
+    """Prints an answer as it comes, then its route. True where it failed."""
+    failed = answer.status_code != 200
+    if failed:
+        await answer.aread()
+        print(answer.json()["error"]["message"], file=sys.stderr)
+    thinking = False
+    async for line in answer.aiter_lines() if not failed else _nothing():
+        if not line.startswith("data: {"):
+            continue
+        chunk = orjson.loads(line[6:])
+        if "error" in chunk:
+            print(f"\n{chunk['error']['message']}", file=sys.stderr)
+            failed = True
+        for choice in chunk.get("choices", ()):
+            delta = choice["delta"]
+            thought, text = delta.get("reasoning_content"), delta.get("content")
+            if thought:
+                print(thought if thinking else f"(thinking) {thought}", end="", flush=True)
+                thinking = True
+            if text:
+                print(f"\n{text}" if thinking else text, end="", flush=True)
+                thinking = False
+            for call in delta.get("tool_calls", ()):
+                print(f"[calls {call['function'].get('name')}({call['function'].get('arguments')})]", end="")
+    rule, target = answer.headers.get("x-gateway-rule"), answer.headers.get("x-gateway-target")
+    print(f"\n\nroute: {rule or 'no rule'} → {target or 'nobody'}")
+    for name, label in (("x-gateway-skipped", "skipped"), ("x-gateway-dropped", "dropped")):
+        if name in answer.headers:
+            print(f"{label}: {answer.headers[name]}")
+    return failed
+
+
+async def _nothing() -> AsyncIterator[str]:
+    for line in tuple[str, ...]():
+        yield line
+
+
+@app.command()
+def check(rules: RulesOption = None) -> None:
+    """Read the rules file and report everything that is wrong with it."""
+    loaded, _ = read_rules(rules, os.environ)
+    file = loaded.file
+    print(f"The rules are sound: {len(file.providers)} providers, {len(file.models)} models, {len(file.rules)} rules.")
+
+
+@app.command()
+def sandbox(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where on 127.0.0.1; Ollama's own port is 11434.")
+    ] = 11434,
+) -> None:
+    """Serve the built-in sandbox models alone, as an Ollama server would."""
+    loop(_sandbox(port))
+
+
+async def _sandbox(port: int) -> None:
+    server = Sandbox()
+    try:
+        bound = server.start(port)
+    except OSError:
+        raise SettingsError(f"port {port} is taken; choose another one with --port") from None
+    print(f"The sandbox speaks as Ollama does on http://127.0.0.1:{bound}. Its models:")
+    for name, model in MODELS.items():
+        print(f"  {name:8} {model.does}")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop()
+
+
+if __name__ == "__main__":
+    main()

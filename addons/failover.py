@@ -1,0 +1,154 @@
+"""Which target is asked next, and what the caller is told when none is left.
+
+The layer (layer.py, stream.py) moves bytes and watches the clock; what it should do with a failed attempt is decided
+here, in an ordinary hook.
+"""
+
+from __future__ import annotations
+
+from mitmproxy import ctx
+from mitmproxy.addons.next_layer import NextLayer
+from mitmproxy.http import HTTPFlow
+from mitmproxy.proxy import layer
+from mitmproxy.proxy.layers.http import HttpLayer
+
+from addons.exchange import Attempt, Exchange, UpstreamCall
+from addons.layer import GatewayLayer
+from addons.state import State, new_tool_call_id
+from rules.decide import Target
+from wire.dialects import DIALECTS, Facets
+from wire.errors import (
+    BadRequest,
+    ConnectFailed,
+    Fault,
+    ModelMissing,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    TimedOut,
+    UpstreamFault,
+)
+
+
+class Failover:
+    """Puts our layer in place of the stock one, and names the next target when an attempt has failed."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def next_layer(self, data: layer.NextLayer) -> None:
+        # Under `-s` our hook runs before the core's, so the core is asked first.
+        if data.layer is None:
+            core: NextLayer = ctx.master.addons.get("nextlayer")
+            core.next_layer(data)
+        parent, found = None, data.layer
+        while found is not None and not isinstance(found, HttpLayer):
+            parent, found = found, getattr(found, "child_layer", None)
+        if not isinstance(found, HttpLayer) or isinstance(found, GatewayLayer):
+            return
+        found.context.layers.remove(found)
+        ours = GatewayLayer(found.context, found.mode, self.state)
+        if parent is None:
+            data.layer = ours
+        else:
+            parent.child_layer = ours  # type: ignore[attr-defined]  # every layer that we walked through has one
+        self._allow_many_upstreams(data)
+
+    @staticmethod
+    def _allow_many_upstreams(data: layer.NextLayer) -> None:
+        """mitmproxy opens five connections to one address at a time and lets the sixth call of an HTTP/2 client wait."""
+        servers = ctx.master.addons.get("proxyserver")
+        handler = servers.connections.get(data.context.client.id) if servers is not None else None
+        if handler is not None:
+            handler.max_conns = _Unbounded()
+
+    def attempt_failed(self, flow: HTTPFlow) -> None:
+        exchange = self.state.exchanges[flow]
+        attempt = exchange.attempts[-1]
+        fault = attempt.fault
+        assert fault is not None
+        if isinstance(fault, ConnectFailed | ModelMissing):
+            self.state.report_down(attempt.target.provider)
+        if not fault.retryable:
+            exchange.fault = fault
+            return
+        exchange.upstream = next_call(exchange, self.state)
+        if exchange.upstream is None:
+            exchange.fault = no_target_left(exchange)
+
+
+class _Place:
+    """A place in a queue that never fills."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class _Unbounded(dict[object, _Place]):
+    """How many connections a target bears is the rules' business, not a constant of the proxy's."""
+
+    def __missing__(self, _address: object) -> _Place:
+        return _Place()
+
+
+def next_call(exchange: Exchange, state: State) -> UpstreamCall | None:
+    """The next target that the request can be said to, ready to be sent. None: there is none left.
+
+    A target that cannot be told the request counts as a failed attempt: another dialect may be able to carry it.
+    """
+    request = exchange.request
+    assert request is not None
+    while exchange.waiting:
+        target = exchange.waiting.pop(0)
+        dialect = DIALECTS[target.dialect]
+        facets = Facets(target.profile, target.num_ctx, target.keep_alive)
+        try:
+            translated = dialect.translate(request, target.model, facets)
+        except BadRequest as fault:
+            exchange.attempts.append(Attempt(target, state.clock(), fault))
+            continue
+        exchange.dropped = translated.dropped
+        host, port = _address(target, state)
+        return UpstreamCall(
+            target=target,
+            host=host,
+            port=port,
+            tls=target.tls,
+            path=dialect.chat_path(target.path, facets),
+            accept=dialect.accept,
+            body=translated.body,
+            read=lambda content_type: dialect.read(new_tool_call_id, content_type, facets),
+        )
+    return None
+
+
+def _address(target: Target, state: State) -> tuple[str, int]:
+    if target.dialect == "sandbox":
+        return "127.0.0.1", state.sandbox_port or 0
+    return target.host, target.port
+
+
+def no_target_left(exchange: Exchange) -> Fault:
+    """One fault for all attempts: it names each in plain words and has the status of the most telling one."""
+    faults = [(attempt.target.name, attempt.fault) for attempt in exchange.attempts if attempt.fault is not None]
+    kept = [fault for _, fault in faults]
+    if kept and all(isinstance(fault, BadRequest) for fault in kept):
+        return kept[0]
+    story = [f"{name} {fault.message}" for name, fault in faults]
+    skipped = exchange.decision.skipped if exchange.decision is not None else ()
+    story += [f"{skip.target} was skipped: {skip.why}" for skip in skipped]
+    if kept and all(isinstance(fault, ModelMissing | BadRequest) for fault in kept):
+        model = exchange.request.model if exchange.request is not None else ""
+        return ModelNotFound(
+            f"The model `{model}` does not exist or you do not have access to it ({'; '.join(story)}).",
+            param="model",
+        )
+    for kind in (RateLimited, Overloaded, TimedOut, ConnectFailed, UpstreamFault):
+        telling = [fault for fault in kept if isinstance(fault, kind) and not isinstance(fault, ModelMissing)]
+        if telling:
+            waits = [fault.retry_after for fault in telling if fault.retry_after is not None]
+            return type(telling[0])(
+                f"No target could answer: {'; '.join(story)}.", retry_after=min(waits) if waits else None
+            )
+    return UpstreamFault(f"No target could answer: {'; '.join(story)}.")

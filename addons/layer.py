@@ -1,0 +1,178 @@
+"""The failover layer: mitmproxy's HTTP layer with upstreams that can be changed while the caller waits.
+
+Plain hooks cannot do it: they reach no second upstream on a flow, stream no answer of their own and see no timeout. So
+HttpLayer and HttpStream are subclassed, and addons/failover.py puts them in place of the stock ones.
+
+One call: the `request` hook leaves an UpstreamCall in the exchange; the stream opens a connection, sends it and reads the
+reply. Until the *commit* (the first content of a stream, the end of a whole reply) any failure is invisible to the
+caller: the hook `attempt_failed` names the next target or the final response. After it a stream ends in an error frame.
+
+What went wrong before, and is guarded here:
+- Without an exchange and an UpstreamCall nothing is ever sent anywhere (fail closed).
+- The upstream's key is added to a request of our own at the moment of sending; flow.request never holds it.
+- A connection that is given up gets a sink in its place first, or its closing counts as the next attempt's failure.
+- A connection that could not be opened is forgotten, or every later request is answered from its remembered error.
+- Empty data on a chunked reply would be written as the closing chunk: a truncated answer that looks complete.
+- A wake-up cannot be cancelled and keeps what asked for it in memory: the layer asks, never a stream, one at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mitmproxy.connection import Connection, Server
+from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layer import CommandGenerator
+from mitmproxy.proxy.layers import tls
+from mitmproxy.proxy.layers.http import (
+    GetHttpConnection,
+    GetHttpConnectionCompleted,
+    HttpLayer,
+    HTTPMode,
+    RegisterHttpConnection,
+)
+
+from addons.http1 import CallerHttp1, UpstreamConnection
+from addons.state import State, new_request_id
+from addons.stream import OPENING_TOOK_TOO_LONG, GatewayStream, Tick
+
+LONGEST_SLEEP = 5.0
+"""Seconds between two wake-ups at the most: one that was asked for stays in memory until it comes."""
+
+
+class Sink(layer.Layer):
+    """Stands where a given-up connection's layers were, and lets whatever still arrives there fall."""
+
+    def _handle_event(self, _event: events.Event) -> CommandGenerator[None]:
+        yield from ()
+
+
+@dataclass
+class _Upstream:
+    spec: tuple[tuple[str, int], bool]
+    """((host, port), TLS)"""
+    connection: UpstreamConnection
+    taken: bool = False
+    """It has served a call."""
+
+
+class GatewayLayer(HttpLayer):
+    """One client connection: its streams, their upstream connections, and the clock that watches both."""
+
+    def __init__(self, context: Context, mode: HTTPMode, state: State) -> None:
+        super().__init__(context, mode)
+        self.state = state
+        self._upstreams: dict[Connection, _Upstream] = {}
+        self._wake_at = math.inf
+        self._alarm: commands.RequestWakeup | None = None
+        self.earliest = math.inf
+        """The earliest deadline that a stream has set since the last look."""
+        state.served.add(context.client)
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        match event:
+            case events.Start():
+                if self.context.client.alpn not in (b"h2", b"h3"):
+                    limit = self.state.rules.defaults.limits.headers
+                    self.connections[self.context.client] = CallerHttp1(self.context.fork(), limit, new_request_id)
+                yield from super()._handle_event(event)
+            case events.Wakeup():
+                if event.command is self._alarm:
+                    self._alarm, self._wake_at = None, math.inf
+                    yield from self._look_at_the_clock()
+            case events.ConnectionEvent() if event.connection not in self.connections:
+                pass  # the last words of a connection that we have let go
+            case events.CommandCompleted() if event.command not in self.command_sources:
+                pass  # asked for by a connection that we have let go
+            case _:
+                yield from super()._handle_event(event)
+                if isinstance(event, events.ConnectionClosed) and event.connection in self._upstreams:
+                    self._forget(event.connection)
+        if self.earliest < self._wake_at:
+            yield from self._set_alarm()
+
+    # -- streams and the clock
+
+    def make_stream(self, stream_id: int) -> CommandGenerator[None]:
+        self.streams[stream_id] = GatewayStream(self.context.fork(), stream_id, self.state, self)
+        yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+    def _look_at_the_clock(self) -> CommandGenerator[None]:
+        now = self.state.clock()
+        for stream in [*self.streams.values()]:
+            assert isinstance(stream, GatewayStream)
+            if stream.connecting is not None and now >= stream.deadline:
+                yield from self._give_up_opening(stream.connecting)
+            elif not stream.paused:
+                yield from self.event_to_child(stream, Tick(stream.stream_id))
+        self.earliest = min(
+            (stream.wake for stream in self.streams.values() if isinstance(stream, GatewayStream)),
+            default=math.inf,
+        )
+
+    def _set_alarm(self) -> CommandGenerator[None]:
+        now = self.state.clock()
+        delay = min(max(self.earliest - now, 0.001), LONGEST_SLEEP)
+        self._wake_at = now + delay
+        self._alarm = commands.RequestWakeup(delay)
+        yield self._alarm
+
+    # -- upstream connections
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
+        """An idle connection to the same place, or a new one. Never one that another call is using."""
+        spec = (event.address, event.tls)
+        for connection, upstream in self._upstreams.items():
+            if upstream.spec == spec and connection.connected and upstream.connection.idle:
+                yield from self._complete(event, connection, None)
+                return
+        context = self.context.fork()
+        context.server = Server(address=event.address)
+        stack = tunnel.LayerStack()
+        if event.tls:
+            context.server.sni = event.address[0]
+            context.server.alpn_offers = [b"http/1.1"]
+            stack /= tls.ServerTLSLayer(context)
+        opener = UpstreamConnection(context)
+        stack /= opener
+        self._upstreams[context.server] = _Upstream(spec, opener)
+        self.connections[context.server] = stack[0]
+        self.waiting_for_establishment[context.server].append(event)
+        yield from self.event_to_child(stack[0], events.Start())
+
+    def register_connection(self, command: RegisterHttpConnection) -> CommandGenerator[None]:
+        for waiting in self.waiting_for_establishment.pop(command.connection, []):
+            if command.err:
+                self._forget(command.connection)
+            yield from self._complete(waiting, command.connection, command.err)
+
+    def _complete(self, command: GetHttpConnection, connection: Connection, err: str | None) -> CommandGenerator[None]:
+        stream = self.command_sources.pop(command)
+        reply = (None, err) if err else (connection, None)
+        yield from self.event_to_child(stream, GetHttpConnectionCompleted(command, reply))
+
+    def _give_up_opening(self, command: GetHttpConnection) -> CommandGenerator[None]:
+        """The other side did not take the connection in time."""
+        for connection, waiting in [*self.waiting_for_establishment.items()]:
+            if command in waiting:
+                del self.waiting_for_establishment[connection]
+                yield from self.retire(connection)
+                yield from self._complete(command, connection, OPENING_TOOK_TOO_LONG)
+
+    def retire(self, connection: Connection) -> CommandGenerator[None]:
+        """Closes a connection whose reply nobody wants any more."""
+        if connection in self._upstreams:
+            self.connections[connection] = Sink(self.context.fork())
+            yield commands.CloseConnection(connection)
+
+    def take(self, connection: Connection) -> bool:
+        """Says that a call begins on a connection; True where it has served another one before."""
+        upstream = self._upstreams[connection]
+        before, upstream.taken = upstream.taken, True
+        return before
+
+    def _forget(self, connection: Connection) -> None:
+        self._upstreams.pop(connection, None)
+        self.connections.pop(connection, None)

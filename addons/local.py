@@ -1,0 +1,85 @@
+"""The endpoints that we answer ourselves, and the table of all endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+from mitmproxy import http
+
+from addons.exchange import Exchange
+from addons.state import State
+from rules.conditions import model_name
+from wire.errors import ModelNotFound
+from wire.openai import Json
+
+type Answer = Callable[[http.HTTPFlow, Exchange, State], http.Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    methods: tuple[str, ...]
+    answer: Answer | None
+    """None: the call goes to a model."""
+    open: bool = False
+    """Answered without a key."""
+
+
+def _json(exchange: Exchange, value: Any, status: int = 200) -> http.Response:
+    headers = {"content-type": "application/json"} | exchange.headers()
+    return http.Response.make(status, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE), headers)
+
+
+def _models(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    return _json(exchange, {"object": "list", "data": list(list_models(exchange, state))})
+
+
+def _model(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    # The SDKs percent-encode a slash in an id; a plain one is read as well.
+    wanted = unquote(flow.request.path.partition("?")[0].partition("/models/")[2])
+    for model in list_models(exchange, state):
+        if model["id"] == wanted or model_name(model["id"]) == model_name(wanted):
+            return _json(exchange, model)
+    raise ModelNotFound(f"The model `{wanted[:200]}` does not exist or you do not have access to it.", param="model")
+
+
+def list_models(exchange: Exchange, state: State) -> Iterator[Json]:
+    """Virtual models, what the local servers have now, and the remote models that the rules name."""
+    file = exchange.rules.file
+    listed: set[str] = set()
+
+    def row(name: str, owner: str) -> Iterator[Json]:
+        if name not in listed and "{" not in name:
+            listed.add(name)
+            yield {"id": name, "object": "model", "created": state.started, "owned_by": owner}
+
+    for name in file.models:
+        yield from row(name, "unigate")
+    for provider in file.providers:
+        for name in sorted(state.names.get(provider, ())):
+            yield from row(name, provider)
+    used = [entry for model in file.models.values() for entry in model.targets]
+    used += [entry for rule in file.rules for entry in rule.use if "/" in entry]
+    for entry in used:
+        owner, _, name = entry.partition("/")
+        provider_row = file.providers[owner]
+        keyless = provider_row.key is not None and not provider_row.key.get_secret_value()
+        if provider_row.dialect != "ollama" and not keyless:
+            yield from row(name, owner)
+
+
+def _health(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    health = state.health()
+    return _json(exchange, health, 503 if health["status"] == "unhealthy" else 200)
+
+
+ENDPOINTS: dict[str, Endpoint] = {
+    "/chat/completions": Endpoint(("POST",), None),
+    "/models": Endpoint(("GET", "HEAD"), _models),
+    "/models/{id}": Endpoint(("GET", "HEAD"), _model),
+    "/health": Endpoint(("GET", "HEAD"), _health, open=True),
+}
+"""Paths without their /v1."""

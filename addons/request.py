@@ -1,0 +1,200 @@
+"""A call's way in: who is calling, is the call sound, which targets does it go to.
+
+The caller's key is taken out of the flow before anything else looks at it; mitmweb, saved flows and logs only ever see
+`Bearer ***`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlencode
+
+from mitmproxy.http import HTTPFlow
+
+from addons.exchange import Exchange
+from addons.failover import next_call, no_target_left
+from addons.http1 import fault_response
+from addons.local import ENDPOINTS, Endpoint
+from addons.state import State, new_request_id
+from rules.access import Client, bearer
+from rules.conditions import Facts
+from rules.decide import Decision, decide
+from wire.check import check_chat, parse_body
+from wire.errors import (
+    BadRequest,
+    Fault,
+    KeyMissing,
+    MethodNotAllowed,
+    ModelNotFound,
+    NoRoute,
+    NotFound,
+    ShuttingDown,
+    TooLarge,
+    Unauthorized,
+)
+
+SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
+MASK = "***"
+
+
+class Request:
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def requestheaders(self, flow: HTTPFlow) -> None:
+        state = self.state
+        exchange = Exchange(
+            request_id=new_request_id(), rules=state.rules, started=state.clock(), created=int(state.wall())
+        )
+        state.exchanges[flow] = exchange
+        state.total += 1
+        key = take_key(flow)
+        try:
+            self._admit(flow, exchange, key)
+        except Fault as fault:
+            flow.request.headers.pop("expect", None)  # no "100 Continue" for a body that nobody will read
+            refuse(flow, exchange, fault)
+
+    def _admit(self, flow: HTTPFlow, exchange: Exchange, key: str | None) -> None:
+        """Everything that can be said before the body is read; raises the fault."""
+        state = self.state
+        if flow.is_replay == "request":
+            raise BadRequest("A call cannot be replayed through the gateway: its key is gone. Send it again.")
+        if flow.client_conn not in state.served:
+            raise Fault("This connection is not served by the gateway.")
+        if state.draining:
+            raise ShuttingDown("The gateway is shutting down. Try again in a moment.", retry_after=5)
+        endpoint = find_endpoint(flow)
+        if not (endpoint is not None and endpoint.open):
+            exchange.client = identify(exchange, key)
+        if endpoint is None:
+            path = flow.request.path.partition("?")[0]
+            raise NotFound(f"Invalid URL ({flow.request.method} {path[:200]})")
+        if flow.request.method not in endpoint.methods:
+            raise MethodNotAllowed(f"Not allowed to {flow.request.method} here; use {' or '.join(endpoint.methods)}.")
+        limit = exchange.rules.defaults.limits.body
+        length = flow.request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise TooLarge(f"The request body has {length} bytes; the limit is {limit.human_readable()}.")
+        if flow.request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise BadRequest("Compressed request bodies are not read here. Send the body uncompressed.")
+
+    def request(self, flow: HTTPFlow) -> None:
+        if flow.response is not None:
+            return
+        exchange = self.state.exchanges[flow]
+        endpoint = find_endpoint(flow)
+        assert endpoint is not None
+        try:
+            if endpoint.answer is None:
+                self._route(flow, exchange)
+            else:
+                flow.response = endpoint.answer(flow, exchange, self.state)
+                if flow.request.method == "HEAD":
+                    flow.response.content = b""
+        except Fault as fault:
+            refuse(flow, exchange, fault)
+
+    def _route(self, flow: HTTPFlow, exchange: Exchange) -> None:
+        """Checks a chat request and decides where it goes; raises the fault."""
+        request = exchange.request = check_chat(parse_body(flow.request.raw_content or b""))
+        client = exchange.client
+        assert client is not None
+        has = frozenset(name for name, held in (("tools", request.has_tools), ("images", request.has_images)) if held)
+        facts = Facts(
+            model=request.model,
+            prompt_chars=request.prompt_chars,
+            stream=request.stream,
+            has=has,
+            client=client.name,
+            headers=_HeaderView(flow),
+            servers=self.state.seen,
+        )
+        decision = exchange.decision = decide(exchange.rules, facts)
+        exchange.waiting = list(decision.targets)
+        exchange.upstream = next_call(exchange, self.state)
+        if exchange.upstream is None:
+            raise no_target_left(exchange) if exchange.attempts else no_route(request.model, decision)
+        flow.comment = f"{decision.rule} → {exchange.upstream.target.name}"
+
+
+class _HeaderView(Mapping[str, str]):
+    """The request's headers as a mapping that is only read where a rule asks for one."""
+
+    def __init__(self, flow: HTTPFlow) -> None:
+        self._headers = flow.request.headers
+
+    def __getitem__(self, name: str) -> str:
+        value: str = self._headers[name]
+        return value
+
+    def __iter__(self):  # type: ignore[no-untyped-def]  # never walked
+        return iter(self._headers)
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+
+def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
+    """Answers with a fault; nothing goes upstream."""
+    exchange.fault = fault
+    exchange.upstream = None
+    extra = exchange.headers()
+    if isinstance(fault, NoRoute):
+        extra["x-should-retry"] = "false"  # the SDKs would try again at once, and in vain
+    flow.response = fault_response(fault, exchange.request_id, extra)
+
+
+def take_key(flow: HTTPFlow) -> str | None:
+    """The caller's key; the flow keeps only a mask of it. A key in the URL is taken out of the URL."""
+    request = flow.request
+    key = bearer(request.headers.get("authorization"))
+    for name in SECRET_HEADERS:
+        if name in request.headers:
+            request.headers[name] = f"Bearer {MASK}" if name == "authorization" else MASK
+    path, mark, query = request.path.partition("?")
+    if mark and "key" in query.lower():
+        kept = []
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name.lower() in ("api_key", "api-key", "key"):
+                key = key or value
+            else:
+                kept.append((name, value))
+        request.path = f"{path}?{urlencode(kept)}" if kept else path
+    return key
+
+
+def identify(exchange: Exchange, key: str | None) -> Client:
+    """Who calls; raises Unauthorized in OpenAI's words."""
+    match exchange.rules.keys.identify(key):
+        case Client() as client:
+            return client
+        case denied if denied.shown is None:
+            raise KeyMissing(
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or as ?api_key=YOUR_KEY."
+            )
+        case denied:
+            raise Unauthorized(
+                f"Incorrect API key provided: {denied.shown}. Use a key that this gateway was given in API_KEYS."
+            )
+
+
+def find_endpoint(flow: HTTPFlow) -> Endpoint | None:
+    """The endpoint of a path, with or without its /v1."""
+    path = flow.request.path.partition("?")[0]
+    path = path.removeprefix("/v1") if path.startswith("/v1/") else path
+    endpoint = ENDPOINTS.get(path)
+    if endpoint is None and path.startswith("/models/") and len(path) > len("/models/"):
+        endpoint = ENDPOINTS["/models/{id}"]
+    return endpoint
+
+
+def no_route(model: str, decision: Decision) -> Fault:
+    if decision.rule is None:
+        return ModelNotFound(
+            f"The model `{model}` does not exist or you do not have access to it (no rule matches it).",
+            param="model",
+        )
+    why = "; ".join(f"{skip.target} {skip.why}" for skip in decision.skipped)
+    return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model}`: {why}.")

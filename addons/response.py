@@ -1,0 +1,108 @@
+"""A call's way out: the flow says where it went, and the log gets its one line."""
+
+from __future__ import annotations
+
+from loguru import logger
+from mitmproxy.http import HTTPFlow
+
+from addons.exchange import Exchange
+from addons.state import State
+from wire.errors import ClientGone, Fault
+
+
+class Response:
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def response(self, flow: HTTPFlow) -> None:
+        exchange = self.state.exchanges.get(flow)
+        if exchange is None or exchange.ended:
+            return
+        status = flow.response.status_code if flow.response is not None else 500
+        self._conclude(flow, exchange, status)
+
+    def error(self, flow: HTTPFlow) -> None:
+        exchange = self.state.exchanges.get(flow)
+        if exchange is None or exchange.ended:
+            return
+        message = flow.error.msg if flow.error is not None else "the call was broken off"
+        exchange.fault = exchange.fault or ClientGone(message)
+        self._conclude(flow, exchange, ClientGone.status)
+
+    def _conclude(self, flow: HTTPFlow, exchange: Exchange, status: int) -> None:
+        exchange.ended = True
+        exchange.waiting.clear()
+        took = self.state.clock() - exchange.started
+        flow.comment = comment(exchange)
+        flow.metadata["unigate"] = fields = summary(exchange, flow, status, took)
+        # The log of a bound logger carries the fields; the text is for people.
+        logger.bind(**fields).log(level_of(exchange.fault, status), "{}", line(fields))
+
+
+def level_of(fault: Fault | None, status: int) -> str:
+    if fault is None or isinstance(fault, ClientGone) or (status < 500 and fault.status < 500):
+        return "INFO"
+    return "WARNING"
+
+
+def comment(exchange: Exchange) -> str:
+    """What mitmweb shows beside the flow: rule and target, and what was tried before."""
+    if exchange.decision is None or exchange.decision.rule is None:
+        return exchange.fault.message if exchange.fault is not None else ""
+    tried = [
+        f"{attempt.target.name} ({attempt.fault.message})" if attempt.fault is not None else attempt.target.name
+        for attempt in exchange.attempts
+    ]
+    return " → ".join([exchange.decision.rule, *tried])
+
+
+def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dict[str, object]:
+    """The call as plain values: for the log and for the flow's metadata. Times in seconds."""
+    usage = exchange.answer.usage if exchange.answer is not None else None
+    served = exchange.attempts[-1] if exchange.attempts and exchange.attempts[-1].fault is None else None
+    fields: dict[str, object] = {
+        "request_id": exchange.request_id,
+        "client": exchange.client.name if exchange.client is not None else "-",
+        "method": flow.request.method,
+        "path": flow.request.path.partition("?")[0][:200],
+        "model": exchange.request.model[:200] if exchange.request is not None else None,
+        "rule": exchange.decision.rule if exchange.decision is not None else None,
+        "target": served.target.name if served is not None else None,
+        "attempts": len(exchange.attempts),
+        "status": status,
+        "prompt_tokens": usage["prompt_tokens"] if usage is not None else None,
+        "completion_tokens": usage["completion_tokens"] if usage is not None else None,
+        "finish_reason": exchange.answer.finish_reason if exchange.answer is not None else None,
+        "first_token": round(exchange.first_token - exchange.started, 4) if exchange.first_token else None,
+        "total": round(took, 4),
+    }
+    if exchange.fault is not None:
+        fields["fault"] = exchange.fault.message
+    failed = [f"{attempt.target.name} {attempt.fault.message}" for attempt in exchange.attempts if attempt.fault]
+    if failed:
+        fields["failed"] = failed
+    return fields
+
+
+def line(fields: dict[str, object]) -> str:
+    """One line for people."""
+    words = [f"{fields['status']} {fields['method']} {fields['path']}"]
+    if fields["model"] is not None:
+        words.append(f"{fields['model']}: {fields['rule']} → {fields['target'] or 'nobody'}")
+    if fields["prompt_tokens"] is not None:
+        words.append(f"{fields['prompt_tokens']}+{fields['completion_tokens']} tokens")
+    if fields["first_token"] is not None:
+        words.append(f"first {fields['first_token']}s")
+    words.append(f"total {fields['total']}s")
+    if fields["attempts"] not in (0, 1):
+        words.append(f"{fields['attempts']} attempts")
+    words.append(f"{fields['client']} {fields['request_id']}")
+    if "fault" in fields:
+        words.append(f"- {fields['fault']}")
+    elif "failed" in fields:
+        words.append(f"- after: {fields['failed']}")
+    # A caller chooses model names and paths: neither may break the line.
+    return " ".join(words).translate(_ONE_LINE)
+
+
+_ONE_LINE = dict.fromkeys((*range(32), 127, 133, 8232, 8233), "?")

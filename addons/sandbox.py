@@ -1,0 +1,227 @@
+"""The built-in sandbox model: for trying routing, streaming and failover with nothing installed.
+
+It speaks on loopback exactly as Ollama does, so that a call to it takes the same way as a call to a real model. It is
+deterministic, paced like a model, and says in every answer that it is the sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from wire.openai import Json
+
+MAX_BODY = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxModel:
+    """One row of the table below."""
+
+    does: str
+    thinks: bool = False
+    pace: float = 0.02
+    """Seconds between two pieces."""
+    fails: str = ""
+    """`status`: 503 at once. `cut`: breaks off after some pieces. `silent`: never says a word."""
+
+
+MODELS: dict[str, SandboxModel] = {
+    "echo": SandboxModel("says back what you said; calls your tools"),
+    "fast": SandboxModel("the same, without a pause", pace=0.0),
+    "think": SandboxModel("thinks before it answers", thinks=True),
+    "fail": SandboxModel("answers 503, to try failover", fails="status"),
+    "cut": SandboxModel("breaks off in the middle, to try failover", fails="cut"),
+    "silent": SandboxModel("never answers, to try time limits", fails="silent"),
+}
+
+
+class Sandbox:
+    """The server. start() gives its port on loopback."""
+
+    def __init__(self) -> None:
+        self._server: HTTPServer | None = None
+
+    def start(self, port: int = 0) -> int:
+        application = Application(
+            [
+                (r"/", _Root),
+                (r"/api/version", _Version),
+                (r"/api/tags", _Tags),
+                (r"/api/show", _Show),
+                (r"/api/chat", _Chat),
+            ],
+            default_handler_class=_Missing,
+            log_function=lambda handler: None,
+        )
+        self._server = HTTPServer(application, max_buffer_size=MAX_BODY, max_body_size=MAX_BODY)
+        sockets = bind_sockets(port, "127.0.0.1")
+        self._server.add_sockets(sockets)
+        bound: int = sockets[0].getsockname()[1]
+        return bound
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            await self._server.close_all_connections()
+
+
+def answer_words(request: Json) -> Iterator[Json]:
+    """The messages of an answer, piece by piece: {"thinking"}, {"content"} or {"tool_calls"}."""
+    name = str(request.get("model"))
+    messages: list[Json] = request["messages"]
+    last = messages[-1] if messages else {"role": "user", "content": ""}
+    said = str(last.get("content") or "")
+    tools = request.get("tools")
+    if MODELS[name].thinks and request.get("think") is not False:
+        yield from ({"thinking": word} for word in _words(f"The user says {len(said)} characters. I say them back."))
+    if tools and last.get("role") == "user":
+        function = tools[0]["function"]
+        arguments = {key: _example(key, spec) for key, spec in function["parameters"]["properties"].items()}
+        yield {"tool_calls": [{"function": {"index": 0, "name": function["name"], "arguments": arguments}}]}
+        return
+    if last.get("role") == "tool":
+        text = f"This is unigate's sandbox model, not a real one. The tool {last.get('tool_name')} said: {said}"
+    else:
+        text = f"This is unigate's sandbox model, not a real one. You said: {said}"
+    yield from ({"content": word} for word in _words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\S+\s*|\s+", text)
+
+
+def _example(name: str, schema: Any) -> Any:
+    """A value that fits a property's schema, always the same."""
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if isinstance(schema, dict) and isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    match kind:
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case "array":
+            return []
+        case "object":
+            return {}
+        case _:
+            return f"sandbox {name}"
+
+
+class _Handler(RequestHandler):
+    def write_error(self, status_code: int, **_kwargs: Any) -> None:
+        self.finish({"error": self._reason})
+
+    def fail(self, status: int, message: str) -> None:
+        self.set_status(status)
+        self.finish({"error": message})
+
+    def json(self) -> Json | None:
+        try:
+            value = orjson.loads(self.request.body)
+        except orjson.JSONDecodeError:
+            value = None
+        if isinstance(value, dict):
+            return value
+        self.fail(400, "the body is not a JSON object")
+        return None
+
+
+class _Missing(_Handler):
+    def prepare(self) -> None:
+        self.fail(404, "not found")
+
+
+class _Root(_Handler):
+    def get(self) -> None:
+        self.finish("unigate's sandbox is running")
+
+
+class _Version(_Handler):
+    def get(self) -> None:
+        self.finish({"version": "0.0.0-sandbox"})
+
+
+class _Tags(_Handler):
+    def get(self) -> None:
+        rows = [
+            {"name": f"{name}:latest", "model": f"{name}:latest", "details": {"family": "sandbox"}} for name in MODELS
+        ]
+        self.finish({"models": rows})
+
+
+class _Show(_Handler):
+    def post(self) -> None:
+        body = self.json()
+        if body is None:
+            return
+        model = MODELS.get(_plain(body))
+        if model is None:
+            self.fail(404, f"model '{body.get('model')}' not found")
+            return
+        capabilities = ["completion", "tools", *(["thinking"] if model.thinks else [])]
+        self.finish({"capabilities": capabilities, "details": {"family": "sandbox"}, "model_info": {}})
+
+
+class _Chat(_Handler):
+    async def post(self) -> None:
+        body = self.json()
+        if body is None:
+            return
+        name = _plain(body)
+        model = MODELS.get(name)
+        if model is None:
+            self.fail(404, f"model '{body.get('model')}' not found")
+        elif not isinstance(body.get("messages"), list):
+            self.fail(400, "messages must be an array")
+        elif model.fails == "status":
+            self.fail(503, "the sandbox model 'fail' always fails")
+        else:
+            await self._answer(body | {"model": name}, model)
+
+    async def _answer(self, body: Json, model: SandboxModel) -> None:
+        self.set_header("content-type", "application/x-ndjson")
+        limit = (body.get("options") or {}).get("num_predict")
+        count = 0
+        reason = "stop"
+        try:
+            if model.fails == "silent":
+                await self.flush()
+                await asyncio.sleep(3600)
+            for message in answer_words(body):
+                if isinstance(limit, int) and count >= limit:
+                    reason = "length"
+                    break
+                if model.fails == "cut" and count >= 5:
+                    self.detach().close()  # a connection that ends in the middle of its reply
+                    return
+                if model.pace:
+                    await asyncio.sleep(model.pace)
+                count += 1
+                await self._line(body, {"role": "assistant", "content": "", **message}, {"done": False})
+            prompt = sum(len(_words(str(message.get("content") or ""))) for message in body["messages"])
+            ending = {"done": True, "done_reason": reason, "prompt_eval_count": prompt, "eval_count": count}
+            await self._line(body, {"role": "assistant", "content": ""}, ending)
+            await self.finish()
+        except StreamClosedError:
+            return  # the caller went away: nothing is left to say
+
+    async def _line(self, body: Json, message: Json, rest: Json) -> None:
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self.write(orjson.dumps({"model": body["model"], "created_at": now, "message": message, **rest}) + b"\n")
+        await self.flush()
+
+
+def _plain(body: Json) -> str:
+    return str(body.get("model", "")).removesuffix(":latest")

@@ -1,0 +1,153 @@
+"""The command behind scripts/bench."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+import uvloop
+
+from .client import Unexpected
+from .measures import FULL, MEASURES, QUICK, Bench, Extent
+from .processes import Machine, NotStarted, Target, machine
+from .table import Row, as_json, show
+
+
+class _Run:
+    """The rows and the failures so far: what was measured is printed even if a later measure fails."""
+
+    def __init__(self, extent: Extent, names: list[str], against_itself: bool) -> None:
+        self._extent = extent
+        self._names = names
+        self._against_itself = against_itself
+        self.rows: list[Row] = []
+        self.failures: list[str] = []
+
+    async def all(self) -> None:
+        """Start everything, take the measures in turn, end everything."""
+        task = asyncio.current_task()
+        assert task is not None
+        # Ctrl-C cancels by itself; being ended or hung up on must not leave processes behind either.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+                async with asyncio.timeout(self._extent.limit), machine(Path(folder)) as made:
+                    await self._measure(await self._set_up(made))
+        except NotStarted as error:
+            self.failures.append(str(error))
+        except TimeoutError:
+            self.failures.append(f"not done after {self._extent.limit:.0f} s")
+
+    async def _set_up(self, made: Machine) -> Bench:
+        upstream, side_port = await made.upstream()
+
+        async def another_bare() -> Target:
+            return await made.bare(upstream, "second bare")
+
+        async def gateway() -> Target:
+            return await made.gateway(upstream)
+
+        start_gateway: Callable[[], Awaitable[Target]] = another_bare if self._against_itself else gateway
+        door = await start_gateway()
+        return Bench(
+            made,
+            self._extent,
+            upstream,
+            side_port,
+            bare=await made.bare(upstream),
+            bare_stream=await made.bare(upstream, "bare stream", streaming=True),
+            gateway=door,
+            gateway_stream=await made.bare(upstream, "second stream", True) if self._against_itself else door,
+            with_wrk=shutil.which("wrk") is not None,
+            start_gateway=start_gateway,
+            start_bare=lambda: made.bare(upstream),
+        )
+
+    async def _measure(self, bench: Bench) -> None:
+        for name in self._names:
+            begun = perf_counter()
+            try:
+                self.rows += await MEASURES[name](bench)
+            except (Unexpected, OSError, TimeoutError, ExceptionGroup) as error:
+                # TimeoutError may also be the end of the whole run, which is dealt with outside.
+                task = asyncio.current_task()
+                if isinstance(error, TimeoutError) and task is not None and task.cancelling():
+                    raise
+                causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+                self.failures.append(f"{name}: {type(causes[0]).__name__}: {causes[0]}")
+            print(f"{name}: {perf_counter() - begun:.0f} s", file=sys.stderr)
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A short run of less than 40 seconds.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a goal is missed.")] = False,
+    itself: Annotated[
+        bool,
+        typer.Option("--itself", help="Measure bare mitmdump against itself: how noisy is this machine?"),
+    ] = False,
+    only: Annotated[
+        str, typer.Option(help=f"Some of the measures, comma-separated: {', '.join(MEASURES)}.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=0, max=50, help="Rounds per measure; 0: as the run has.")] = 0,
+) -> None:
+    """Compare the gateway with a bare mitmdump before the same upstream, in one run.
+
+    Exit code 0: measured; 1: a goal was missed, with --strict; 2: the run itself failed.
+    """
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(MEASURES)
+    if unknown := [name for name in names if name not in MEASURES]:
+        raise typer.BadParameter(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    extent = QUICK if quick else FULL
+    if rounds:
+        extent = replace(extent, rounds=rounds)
+    run = _Run(extent, names, itself)
+    begun = perf_counter()
+    interrupted = False
+    try:
+        uvloop.run(run.all())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        interrupted = True
+        run.failures.append("interrupted")
+    seconds = perf_counter() - begun
+    if json:
+        facts: dict[str, object] = {
+            "seconds": round(seconds, 1),
+            "quick": quick,
+            "against_itself": itself,
+            "rounds": extent.rounds,
+            "cores": os.cpu_count(),
+            "python": sys.version.split()[0],
+            "mitmproxy": version("mitmproxy"),
+            "failures": run.failures,
+        }
+        print(as_json(run.rows, facts))
+    elif run.rows:
+        second = "a second bare mitmdump" if itself else "the gateway"
+        notes = [
+            f"{extent.rounds} rounds in {seconds:.0f} s on {os.cpu_count()} cores; gateway: {second};"
+            f" ratio: gateway to bare, median of the rounds; rounds: the smallest and the largest"
+        ]
+        show(run.rows, notes)
+    for failure in run.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if interrupted:
+        raise typer.Exit(130)
+    if run.failures:
+        raise typer.Exit(2)
+    if strict and any(row.met is False for row in run.rows):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(bench)

@@ -1,0 +1,82 @@
+"""What was measured, held against the goals, for eyes and for machines.
+
+A goal is judged on the ratio within the run where there is one, because the absolute figures of two runs on
+a shared machine can differ by half.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+HEADINGS = ("measure", "unit", "direct", "bare", "gateway", "ratio", "rounds", "goal", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. Figures that do not exist for a measure are None."""
+
+    key: str
+    """Stable name for machine use."""
+    label: str
+    unit: str
+    direct: float | None = None
+    bare: float | None = None
+    gateway: float | None = None
+    ratio: float | None = None
+    """Gateway to bare: the median of the ratios of the single rounds."""
+    spread: tuple[float, float] | None = None
+    """Smallest and largest ratio of a round: how far this run can be trusted."""
+    goal: str = ""
+    """In words; empty for a row that only informs."""
+    met: bool | None = None
+
+
+def _figure(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    spread = "-" if row.spread is None else f"{row.spread[0]:.2f}..{row.spread[1]:.2f}"
+    verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+    figures = (_figure(row.direct), _figure(row.bare), _figure(row.gateway))
+    return (row.label, row.unit, *figures, ratio, spread, row.goal, verdict)
+
+
+def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
+    """A coloured table on a terminal, aligned text elsewhere."""
+    console = Console()
+    if console.is_terminal:
+        table = Table(*HEADINGS, header_style="bold")
+        for column in table.columns[2:7]:
+            column.justify = "right"
+        for row in rows:
+            style = {True: "green", False: "red", None: None}[row.met]
+            table.add_row(*_cells(row), style=style)
+        console.print(table)
+    else:
+        lines = [HEADINGS, *(_cells(row) for row in rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+        for line in lines:
+            cells = (
+                cell.rjust(width) if 2 <= column < 7 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            print("  ".join(cells).rstrip())
+    for note in notes:
+        print(note)
+
+
+def as_json(rows: Sequence[Row], facts: dict[str, object]) -> str:
+    """The rows by their keys, and the facts of the run."""
+    missed = [row.key for row in rows if row.met is False]
+    table = {row.key: {name: value for name, value in asdict(row).items() if name != "key"} for row in rows}
+    return json.dumps({**facts, "missed": missed, "rows": table}, indent=2)
