@@ -28,6 +28,7 @@ from wire.errors import (
     TimedOut,
     UpstreamFault,
 )
+from wire.openai import ChatRequest
 
 
 class Failover:
@@ -101,26 +102,30 @@ def next_call(exchange: Exchange, state: State) -> UpstreamCall | None:
     assert request is not None
     while exchange.waiting:
         target = exchange.waiting.pop(0)
-        dialect = DIALECTS[target.dialect]
-        facets = Facets(target.profile, target.num_ctx, target.keep_alive)
         try:
-            translated = dialect.translate(request, target.model, facets)
+            return _translated(exchange, request, target, state)
         except BadRequest as fault:
             exchange.attempts.append(Attempt(target, state.clock(), fault))
-            continue
-        exchange.dropped = translated.dropped
-        host, port = _address(target, state)
-        return UpstreamCall(
-            target=target,
-            host=host,
-            port=port,
-            tls=target.tls,
-            path=dialect.chat_path(target.path, facets),
-            accept=dialect.accept,
-            body=translated.body,
-            read=lambda content_type: dialect.read(new_tool_call_id, content_type, facets),
-        )
     return None
+
+
+def _translated(exchange: Exchange, request: ChatRequest, target: Target, state: State) -> UpstreamCall:
+    """Raises BadRequest where the target's dialect cannot say it."""
+    dialect = DIALECTS[target.dialect]
+    facets = Facets(target.profile, target.num_ctx, target.keep_alive)
+    translated = dialect.translate(request, target.model, facets)
+    exchange.dropped = translated.dropped
+    host, port = _address(target, state)
+    return UpstreamCall(
+        target=target,
+        host=host,
+        port=port,
+        tls=target.tls,
+        path=dialect.chat_path(target.path, facets),
+        accept=dialect.accept,
+        body=translated.body,
+        read=lambda content_type: dialect.read(new_tool_call_id, content_type, facets),
+    )
 
 
 def _address(target: Target, state: State) -> tuple[str, int]:

@@ -9,6 +9,7 @@ arrived in one read becomes one event, which is what lets a burst of tokens cost
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import h11
 from mitmproxy import http
@@ -159,8 +160,29 @@ class CallerHttp1(Http1Server):
         yield from ()
 
 
+@dataclass
+class CallData(HttpEvent):
+    """A whole request, head and body, ready to be written: one event and one write instead of three."""
+
+    head: bytes
+    body: bytes
+
+
+_OUR_REQUEST = http.Request.make("POST", "http://upstream/")
+"""All that the reader of a reply must know of its request: it is a POST, and the connection stays open."""
+
+
 class UpstreamHttp1(Http1Client):
     """The upstream's side."""
+
+    def send(self, event: HttpEvent) -> CommandGenerator[None]:
+        if isinstance(event, CallData):
+            self.stream_id = event.stream_id
+            self.request = _OUR_REQUEST
+            yield commands.SendData(self.conn, event.head + event.body)
+            yield from self.mark_done(request=True)
+        else:
+            yield from super().send(event)
 
     @property
     def idle(self) -> bool:

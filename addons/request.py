@@ -33,8 +33,8 @@ from wire.errors import (
     Unauthorized,
 )
 
-SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
-MASK = "***"
+SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"api-key", b"x-api-key", b"cookie"})
+SECRET_PARAMETERS = frozenset({"api_key", "api-key", "key"})
 
 
 class Request:
@@ -148,18 +148,26 @@ def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
 def take_key(flow: HTTPFlow) -> str | None:
     """The caller's key; the flow keeps only a mask of it. A key in the URL is taken out of the URL."""
     request = flow.request
-    key = bearer(request.headers.get("authorization"))
-    for name in SECRET_HEADERS:
-        if name in request.headers:
-            request.headers[name] = f"Bearer {MASK}" if name == "authorization" else MASK
+    key: str | None = None
+    fields = request.headers.fields
+    masked: list[tuple[bytes, bytes]] | None = None
+    for place, (name, value) in enumerate(fields):
+        lower = name.lower()
+        if lower in SECRET_HEADERS:
+            if lower == b"authorization":
+                key = key or bearer(value.decode("utf-8", "replace"))
+            masked = masked or [*fields]
+            masked[place] = (name, b"Bearer ***" if lower == b"authorization" else b"***")
+    if masked is not None:
+        request.headers.fields = tuple(masked)
     path, mark, query = request.path.partition("?")
     if mark and "key" in query.lower():
         kept = []
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name.lower() in ("api_key", "api-key", "key"):
-                key = key or value
+        for parameter, text in parse_qsl(query, keep_blank_values=True):
+            if parameter.lower() in SECRET_PARAMETERS:
+                key = key or text
             else:
-                kept.append((name, value))
+                kept.append((parameter, text))
         request.path = f"{path}?{urlencode(kept)}" if kept else path
     return key
 

@@ -33,7 +33,7 @@ from mitmproxy.proxy.layers.http._hooks import (
 )
 
 from addons.exchange import Attempt, Exchange, UpstreamCall
-from addons.http1 import fault_response
+from addons.http1 import CallData, fault_response
 from addons.state import State, new_call_id
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.errors import (
@@ -240,10 +240,7 @@ class GatewayStream(HttpStream):
         self._reused = self.switchboard.take(connection)
         self._set_deadline(self.state.clock() + timeouts.first_token, "did not begin to answer in time")
         self.server_state = self.state_wait_for_response_headers
-        request = self._upstream_request(call)
-        yield SendHttp(RequestHeaders(self.stream_id, request, end_stream=False), connection)
-        yield SendHttp(RequestData(self.stream_id, call.body), connection)
-        yield SendHttp(RequestEndOfMessage(self.stream_id), connection)
+        yield SendHttp(CallData(self.stream_id, self._head(call), call.body), connection)
         return None
 
     def _new_answer(self, exchange: Exchange, call: UpstreamCall) -> StreamedAnswer | WholeAnswer:
@@ -258,34 +255,21 @@ class GatewayStream(HttpStream):
         )
 
     @staticmethod
-    def _upstream_request(call: UpstreamCall) -> http.Request:
-        """Built from nothing, so that nothing of the caller's can leak; the only place where the key is seen."""
+    def _head(call: UpstreamCall) -> bytes:
+        """Written from nothing, so that nothing of the caller's can leak; the only place where the key is seen."""
         host = f"[{call.host}]" if ":" in call.host else call.host
         authority = host if call.port == (443 if call.tls else 80) else f"{host}:{call.port}"
-        fields = [
-            (b"host", authority.encode()),
-            (b"content-type", b"application/json"),
-            (b"accept", call.accept.encode()),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", b"unigate"),
-            (b"content-length", b"%d" % len(call.body)),
-        ]
-        if call.target.key:
-            fields.append((b"authorization", b"Bearer " + call.target.key.encode()))
-        return http.Request(
-            host=call.host,
-            port=call.port,
-            method=b"POST",
-            scheme=b"https" if call.tls else b"http",
-            authority=b"",
-            path=call.path.encode(),
-            http_version=b"HTTP/1.1",
-            headers=http.Headers(fields),
-            content=None,
-            trailers=None,
-            timestamp_start=time.time(),
-            timestamp_end=None,
-        )
+        authorization = f"authorization: Bearer {call.target.key}\r\n" if call.target.key else ""
+        return (
+            f"POST {call.path} HTTP/1.1\r\n"
+            f"host: {authority}\r\n"
+            "content-type: application/json\r\n"
+            f"accept: {call.accept}\r\n"
+            "accept-encoding: identity\r\n"
+            "user-agent: unigate\r\n"
+            f"{authorization}"
+            f"content-length: {len(call.body)}\r\n\r\n"
+        ).encode()
 
     def _let_go(self) -> CommandGenerator[None]:
         """Gives up the upstream connection in the middle of its reply."""
