@@ -79,10 +79,6 @@ class _Run:
             try:
                 self.rows += await MEASURES[name](bench)
             except (Unexpected, OSError, TimeoutError, ExceptionGroup) as error:
-                # TimeoutError may also be the end of the whole run, which is dealt with outside.
-                task = asyncio.current_task()
-                if isinstance(error, TimeoutError) and task is not None and task.cancelling():
-                    raise
                 causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
                 self.failures.append(f"{name}: {type(causes[0]).__name__}: {causes[0]}")
             print(f"{name}: {perf_counter() - begun:.0f} s", file=sys.stderr)
@@ -96,9 +92,7 @@ def bench(
         bool,
         typer.Option("--itself", help="Measure bare mitmdump against itself: how noisy is this machine?"),
     ] = False,
-    only: Annotated[
-        str, typer.Option(help=f"Some of the measures, comma-separated: {', '.join(MEASURES)}.")
-    ] = "",
+    only: Annotated[str, typer.Option(help=f"Some of the measures, comma-separated: {', '.join(MEASURES)}.")] = "",
     rounds: Annotated[int, typer.Option(min=0, max=50, help="Rounds per measure; 0: as the run has.")] = 0,
 ) -> None:
     """Compare the gateway with a bare mitmdump before the same upstream, in one run.
@@ -135,8 +129,9 @@ def bench(
     elif run.rows:
         second = "a second bare mitmdump" if itself else "the gateway"
         notes = [
-            f"{extent.rounds} rounds in {seconds:.0f} s on {os.cpu_count()} cores; gateway: {second};"
-            f" ratio: gateway to bare, median of the rounds; rounds: the smallest and the largest"
+            f"up to {extent.rounds} rounds in {seconds:.0f} s on {os.cpu_count()} cores; gateway: {second};"
+            " ratio: gateway to bare, the median of the rounds;",
+            "95 %: where that median lies; a verdict with ? would be another one at the other end of it",
         ]
         show(run.rows, notes)
     for failure in run.failures:

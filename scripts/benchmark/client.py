@@ -90,9 +90,7 @@ def content_of(wire: Wire, mode: Mode, body: bytes) -> str:
     text = _unchunked(body).decode()
     if mode == "whole":
         value = json.loads(text)
-        return str(
-            value["message"]["content"] if wire == "native" else value["choices"][0]["message"]["content"]
-        )
+        return str(value["message"]["content"] if wire == "native" else value["choices"][0]["message"]["content"])
     if wire == "native":
         return "".join(json.loads(line)["message"]["content"] for line in text.splitlines())
     events = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]

@@ -7,9 +7,11 @@ and only then compared, or the drift of the machine ends up in it.
 
 import asyncio
 import gc
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+from time import perf_counter
 
 from .client import (
     Load,
@@ -37,7 +39,10 @@ class Extent:
     """How much of each measure is done."""
 
     rounds: int
-    load_seconds: int
+    series_seconds: float
+    """After so long no further round of a series is begun, if it has three: a slow machine gets fewer."""
+    load_seconds: float
+    """Of load per target and round. wrk counts in whole seconds: for less, the own generator is used."""
     calls: int
     """Calls per round at one connection."""
     first_calls: int
@@ -47,32 +52,43 @@ class Extent:
     few: int
     """Calls after which memory is first read; the second reading is at ten times as many."""
     starts: int
+    growth_seconds: float
+    """Longest time for the many calls that memory might grow with."""
+    settle: float
+    """Seconds that memory has to come back after large calls."""
     limit: float
     """Seconds after which the run is given up."""
 
 
+# Many short rounds rather than few long ones: the speed of a shared machine wanders within seconds.
 FULL = Extent(
-    rounds=9,
-    load_seconds=3,
-    calls=500,
-    first_calls=150,
-    long_calls=150,
-    paced_tokens=1500,
-    burst_tokens=20_000,
-    few=2000,
-    starts=5,
-    limit=355,
-)
-QUICK = Extent(
-    rounds=3,
+    rounds=25,
+    series_seconds=25,
     load_seconds=1,
     calls=200,
     first_calls=60,
     long_calls=60,
     paced_tokens=500,
     burst_tokens=5000,
+    few=2000,
+    starts=5,
+    growth_seconds=80,
+    settle=10,
+    limit=355,
+)
+QUICK = Extent(
+    rounds=5,
+    series_seconds=2.5,
+    load_seconds=0.4,
+    calls=100,
+    first_calls=30,
+    long_calls=30,
+    paced_tokens=300,
+    burst_tokens=2000,
     few=200,
-    starts=2,
+    starts=1,
+    growth_seconds=10,
+    settle=3,
     limit=90,
 )
 
@@ -107,11 +123,17 @@ class Bench:
 
 
 async def _rounds[T](
-    targets: tuple[Target, Target, Target], count: int, sample: Callable[[Target], Awaitable[T]]
+    targets: tuple[Target, Target, Target],
+    extent: Extent,
+    sample: Callable[[Target], Awaitable[T]],
+    patience: float = 1,
 ) -> list[tuple[T, T, T]]:
-    """`count` rounds of (direct, bare, gateway)."""
+    """Rounds of (direct, bare, gateway); `patience` lengthens the time that the series may take."""
     collected: list[tuple[T, T, T]] = []
-    for number in range(count):
+    until = perf_counter() + extent.series_seconds * patience
+    for number in range(extent.rounds):
+        if number >= 3 and perf_counter() > until:
+            break
         order = (0, 1, 2) if number % 2 == 0 else (2, 1, 0)
         got: dict[int, T] = {}
         for which in order:
@@ -136,40 +158,47 @@ async def _verify(targets: Sequence[Target], mode: Mode, count: int, prompt_byte
             raise Unexpected(f"{target.name}: status {reply.status}: {reply.body[:300]!r}")
         text = content_of(target.wire, mode, reply.body)
         if text != WORD * count:
-            raise Unexpected(
-                f"{target.name}: {len(text)} characters of text where {len(WORD) * count} were due"
-            )
+            raise Unexpected(f"{target.name}: {len(text)} characters of text where {len(WORD) * count} were due")
+
+
+def _between(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of `values` lies with a confidence of about 95 %; all of them if they are few."""
+    ordered = sorted(values)
+    # The number of values below the true median is binomial: no assumption about how they are spread.
+    low = max(0, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return ordered[low], ordered[-1 - low]
 
 
 def _compare(
     key: str,
     label: str,
     unit: str,
-    rounds: Sequence[tuple[float | None, float, float]],
+    rounds: Sequence[tuple[float, float, float]],
     goal: str = "",
     met: Callable[[float], bool] | None = None,
 ) -> Row:
     """A row from (direct, bare, gateway) of each round; the goal is judged on the ratio."""
-    ratios = [gateway / bare for _, bare, gateway in rounds if bare > 0]
-    directs = [direct for direct, _, _ in rounds if direct is not None]
-    ratio = median(ratios) if ratios else None
+    ratios = [gateway / bare for _, bare, gateway in rounds]
+    ratio, between = median(ratios), _between(ratios)
     return Row(
         key,
         label,
         unit,
-        direct=median(directs) if directs else None,
+        direct=median(direct for direct, _, _ in rounds),
         bare=median(bare for _, bare, _ in rounds),
         gateway=median(gateway for _, _, gateway in rounds),
         ratio=ratio,
-        spread=(min(ratios), max(ratios)) if ratios else None,
+        between=between,
+        rounds=len(rounds),
         goal=goal,
-        met=None if met is None or ratio is None else met(ratio),
+        met=None if met is None else met(ratio),
+        certain=met is None or met(between[0]) == met(between[1]),
     )
 
 
 def _added(
     rounds: Sequence[tuple[float, float, float]],
-) -> list[tuple[float | None, float, float]]:
+) -> list[tuple[float, float, float]]:
     """Direct, and what bare and gateway add to it, in milliseconds."""
     return [(d * 1e3, (b - d) * 1e3, (g - d) * 1e3) for d, b, g in rounds]
 
@@ -182,27 +211,28 @@ async def rate(bench: Bench) -> list[Row]:
     """Whole calls per second at sixteen connections, and the processor time of each."""
     await _verify(bench.whole, "whole", WORDS)
 
-    async def load(target: Target, seconds: int) -> Load:
-        if bench.with_wrk:
+    seconds = bench.extent.load_seconds
+    with_wrk = bench.with_wrk and seconds >= 1
+
+    async def load(target: Target) -> Load:
+        if with_wrk:
             body = chat_body(target.wire, "whole", WORDS)
-            return await bench.machine.wrk(target.port, target.wire, body, CONNECTIONS, seconds)
+            return await bench.machine.wrk(target.port, target.wire, body, CONNECTIONS, int(seconds))
         request = chat_request(target.wire, "whole", WORDS)
         return await side_by_side(target.port, request, connections=CONNECTIONS, seconds=seconds)
 
     async def sample(target: Target) -> tuple[float, float]:
         before = target.cpu_seconds()
-        # The direct figure only has to show that upstream and generator are far from their limits.
-        seconds = 1 if target is bench.upstream else bench.extent.load_seconds
-        done = await load(target, seconds)
+        done = await load(target)
         return done.calls / done.seconds, (target.cpu_seconds() - before) / done.calls * 1e6
 
     for target in bench.whole:
-        await load(target, 1)
-    rounds = await _rounds(bench.whole, bench.extent.rounds, sample)
+        await load(target)
+    rounds = await _rounds(bench.whole, bench.extent, sample, patience=2)
     return [
         _compare(
             "calls_per_second",
-            f"whole calls, {CONNECTIONS} connections ({'wrk' if bench.with_wrk else 'own generator'})",
+            f"whole calls, {CONNECTIONS} connections ({'wrk' if with_wrk else 'own generator'})",
             "1/s",
             [(d[0], b[0], g[0]) for d, b, g in rounds],
             ">= 1.25 x bare",
@@ -227,7 +257,7 @@ async def latency(bench: Bench) -> list[Row]:
         times = [reply.seconds for reply in replies]
         return median(times), _p99(times)
 
-    rounds = await _rounds(bench.whole, bench.extent.rounds, sample)
+    rounds = await _rounds(bench.whole, bench.extent, sample)
     return [
         _compare(
             "added_latency_p50",
@@ -276,18 +306,14 @@ async def streams(bench: Bench) -> list[Row]:
     try:
         for target in bench.streamed:
             await paced(target)
-        slow = await _rounds(bench.streamed, extent.rounds, paced)
-        fast = await _rounds(bench.streamed, extent.rounds, bursts)
+        slow = await _rounds(bench.streamed, extent, paced)
+        fast = await _rounds(bench.streamed, extent, bursts)
     finally:
         pacer.close()
     goal = ">= 0.9 x bare"
     return [
-        _compare(
-            "tokens_paced", "stream, one token in flight", "1/s", [*slow], goal, lambda ratio: ratio >= 0.9
-        ),
-        _compare(
-            "tokens_burst", "stream, 50 tokens per write", "1/s", [*fast], goal, lambda ratio: ratio >= 0.9
-        ),
+        _compare("tokens_paced", "stream, one token in flight", "1/s", [*slow], goal, lambda ratio: ratio >= 0.9),
+        _compare("tokens_burst", "stream, 50 tokens per write", "1/s", [*fast], goal, lambda ratio: ratio >= 0.9),
     ]
 
 
@@ -300,7 +326,7 @@ async def first_token(bench: Bench) -> list[Row]:
         replies = await one_after_the_other(target.port, request, bench.extent.first_calls, tokens=5)
         return median(reply.first for reply in replies)
 
-    rounds = await _rounds(bench.streamed, bench.extent.rounds, sample)
+    rounds = await _rounds(bench.streamed, bench.extent, sample)
     label = "added time to first token p50"
     return [_compare("added_first_token", label, "ms", _added(rounds), "<= bare", lambda ratio: ratio <= 1.0)]
 
@@ -315,13 +341,9 @@ async def long_prompt(bench: Bench) -> list[Row]:
         replies = await one_after_the_other(target.port, request, bench.extent.long_calls, tokens=WORDS)
         return median(reply.seconds for reply in replies)
 
-    rounds = await _rounds(bench.whole, bench.extent.rounds, sample)
+    rounds = await _rounds(bench.whole, bench.extent, sample)
     label = "added latency p50, 100 KB prompt"
-    return [
-        _compare(
-            "added_long_prompt", label, "ms", _added(rounds), "<= 1.1 x bare", lambda ratio: ratio <= 1.1
-        )
-    ]
+    return [_compare("added_long_prompt", label, "ms", _added(rounds), "<= 1.1 x bare", lambda ratio: ratio <= 1.1)]
 
 
 async def starts(bench: Bench) -> list[Row]:
@@ -338,9 +360,7 @@ async def starts(bench: Bench) -> list[Row]:
     began, rest = median(taken["gateway"]), median(resting["gateway"])
     bare_began, bare_rest = median(taken["bare"]), median(resting["bare"])
     return [
-        Row(
-            "start", "start to first answered call", "s", None, bare_began, began, goal="< 3 s", met=began < 3
-        ),
+        Row("start", "start to first answered call", "s", None, bare_began, began, goal="< 3 s", met=began < 3),
         Row("resident_idle", "memory at rest", "MB", None, bare_rest, rest, goal="< 120 MB", met=rest < 120),
     ]
 
@@ -351,42 +371,41 @@ async def memory(bench: Bench) -> list[Row]:
     target = await bench.start_gateway()
     request = chat_request(target.wire, "whole", WORDS)
 
-    async def do(calls: int) -> float:
+    async def do(calls: int, within: float) -> int:
         # Connections end now and then, as those of real clients do: what is kept per connection shows too.
         done = await side_by_side(
-            target.port, request, connections=CONNECTIONS, calls=calls, seconds=90, calls_per_connection=50
+            target.port, request, connections=CONNECTIONS, calls=calls, seconds=within, calls_per_connection=50
         )
-        if done.calls < calls:
-            raise Unexpected(f"{done.calls} of {calls} calls were answered in {done.seconds:.0f} s")
-        await asyncio.sleep(1)
-        return target.resident()
+        await asyncio.sleep(0.5)
+        return done.calls
 
-    after_few = await do(few)
-    after_many = await do(few * 9)
+    count = await do(few, bench.extent.growth_seconds / 4)
+    after_few = target.resident()
+    total = count + await do(few * 9, bench.extent.growth_seconds)
+    after_many = target.resident()
     await bench.machine.end(_process(target))
 
     # In a process of its own: the growth of the calls above must neither pass for that of the large ones
     # nor hide it.
     target = await bench.start_gateway()
-    await do(100)
+    await do(100, 10)
     idle = target.resident()
     size = 1_000_000
     large = chat_request(target.wire, "whole", WORDS, size)
     await side_by_side(target.port, large, connections=4, calls=100, seconds=60, calls_per_connection=10)
     peak = kept = target.resident() - idle
-    # What a timer still holds is given back when it fires; what is still there after ten seconds stays.
-    for _ in range(20):
-        if kept <= 30:
-            break
+    # What a timer still holds is given back when it fires; what is still there when the time is over stays.
+    until = perf_counter() + bench.extent.settle
+    while kept > 30 and perf_counter() < until:
         await asyncio.sleep(0.5)
         kept = target.resident() - idle
     await bench.machine.end(_process(target))
     growth = after_many / after_few
     return [
-        Row("resident_few", f"memory after {few:,} calls", "MB", gateway=after_few),
+        Row("resident_few", f"memory after {count:,} calls", "MB", gateway=after_few),
         Row(
             "resident_many",
-            f"memory after {few * 10:,} calls",
+            f"memory after {total:,} calls",
             "MB",
             gateway=after_many,
             ratio=growth,
@@ -396,7 +415,7 @@ async def memory(bench: Bench) -> list[Row]:
         Row("resident_large", "memory over rest, right after 100 calls of 1 MB", "MB", gateway=peak),
         Row(
             "resident_settled",
-            "memory over rest, up to 10 s later",
+            f"memory over rest, at most {bench.extent.settle:.0f} s later",
             "MB",
             gateway=kept,
             goal="<= 30 MB",

@@ -165,9 +165,7 @@ class Machine:
     async def upstream(self) -> tuple[Target, int]:
         """The canned upstream and the port of its side channel."""
         pipe = asyncio.subprocess.PIPE
-        process = await self.spawn(
-            sys.executable, "-m", "scripts.benchmark.upstream", output=pipe, stdin=pipe
-        )
+        process = await self.spawn(sys.executable, "-m", "scripts.benchmark.upstream", output=pipe, stdin=pipe)
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), 20)
         if not line:

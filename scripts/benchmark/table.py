@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-HEADINGS = ("measure", "unit", "direct", "bare", "gateway", "ratio", "rounds", "goal", "")
+HEADINGS = ("measure", "unit", "direct", "bare", "gateway", "ratio", "95 %", "goal", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,15 @@ class Row:
     gateway: float | None = None
     ratio: float | None = None
     """Gateway to bare: the median of the ratios of the single rounds."""
-    spread: tuple[float, float] | None = None
-    """Smallest and largest ratio of a round: how far this run can be trusted."""
+    between: tuple[float, float] | None = None
+    """Where that median lies with a confidence of about 95 %."""
+    rounds: int | None = None
+    """How many rounds there were."""
     goal: str = ""
     """In words; empty for a row that only informs."""
     met: bool | None = None
+    certain: bool = True
+    """Whether the verdict is the same at both ends of `between`."""
 
 
 def _figure(value: float | None) -> str:
@@ -45,10 +49,10 @@ def _figure(value: float | None) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
-    spread = "-" if row.spread is None else f"{row.spread[0]:.2f}..{row.spread[1]:.2f}"
-    verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+    between = "-" if row.between is None else f"{row.between[0]:.2f}..{row.between[1]:.2f}"
+    verdict = {True: "met", False: "MISSED", None: ""}[row.met] + ("" if row.certain else "?")
     figures = (_figure(row.direct), _figure(row.bare), _figure(row.gateway))
-    return (row.label, row.unit, *figures, ratio, spread, row.goal, verdict)
+    return (row.label, row.unit, *figures, ratio, between, row.goal, verdict)
 
 
 def show(rows: Sequence[Row], notes: Sequence[str]) -> None:

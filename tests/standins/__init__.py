@@ -1,0 +1,57 @@
+"""Stand-ins: servers on real loopback sockets that answer the way the upstreams answer, and break on request.
+
+`OllamaStandIn` and `DeepSeekStandIn` speak their dialect strictly, so that a request the real server would
+refuse is refused here too. A queue of plans makes the next chat calls fail in a chosen way. `RawServer`
+plays any list of bytes, waits and resets for the cases that no well-meant server shows.
+"""
+
+from .deepseek import DeepSeekStandIn
+from .ollama import ModelCard, OllamaStandIn
+from .raw import RawServer
+from .server import (
+    CutAfter,
+    ErrorAfter,
+    Garbage,
+    GarbageBody,
+    HalfLine,
+    HoldAfter,
+    KeepAliveOnly,
+    Lines,
+    Normal,
+    Pace,
+    Plan,
+    ResetAfterHeaders,
+    ResetBeforeHeaders,
+    Seen,
+    Silence,
+    SilenceAfterHeaders,
+    StandIn,
+    Status,
+    until,
+)
+
+__all__ = [
+    "CutAfter",
+    "DeepSeekStandIn",
+    "ErrorAfter",
+    "Garbage",
+    "GarbageBody",
+    "HalfLine",
+    "HoldAfter",
+    "KeepAliveOnly",
+    "Lines",
+    "ModelCard",
+    "Normal",
+    "OllamaStandIn",
+    "Pace",
+    "Plan",
+    "RawServer",
+    "ResetAfterHeaders",
+    "ResetBeforeHeaders",
+    "Seen",
+    "Silence",
+    "SilenceAfterHeaders",
+    "StandIn",
+    "Status",
+    "until",
+]
