@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,9 @@ async def _run(
 ) -> None:
     gateway = server(rules, host=host, port=port, web=web, web_port=web_port)
     await gateway.start()
+    # What was made by now stays for good: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     logger.info("unigate listens on http://{}:{}/v1", shown_host(gateway.host), gateway.port)
     if gateway.web_url is not None:
         logger.info("mitmweb shows every call at {}", gateway.web_url)

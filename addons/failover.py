@@ -57,7 +57,7 @@ class Failover:
 
     @staticmethod
     def _allow_many_upstreams(data: layer.NextLayer) -> None:
-        """mitmproxy opens five connections to one address at a time and lets the sixth call of an HTTP/2 client wait."""
+        """mitmproxy opens five connections to one address at a time and lets an HTTP/2 client's sixth call wait."""
         servers = ctx.master.addons.get("proxyserver")
         handler = servers.connections.get(data.context.client.id) if servers is not None else None
         if handler is not None:

@@ -43,8 +43,8 @@ def check_bind(rules: Rules, host: str) -> None:
     """Raises SettingsError where anybody could reach us and nobody needs a key."""
     if not rules.keys.required and not is_loopback(host):
         raise SettingsError(
-            f"refusing to listen on '{host or '*'}' without keys: anybody who reaches this machine could use your models "
-            "and spend your money. Set API_KEYS (or proxy.auth.tokens in rules.yaml), or listen on 127.0.0.1."
+            f"refusing to listen on '{host or '*'}' without keys: anybody who reaches this machine could use your "
+            "models and spend your money. Set API_KEYS (or proxy.auth.tokens in rules.yaml), or listen on 127.0.0.1."
         )
 
 

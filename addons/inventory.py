@@ -1,7 +1,7 @@
 """What the upstream servers have and whether they are there: asked in the background, so that no call ever waits.
 
-Ollama is asked for its models every few seconds. A server with a key is asked rarely, for /health alone. What was learnt
-lives in a TTL cache: if asking stops for any reason, old knowledge ends by itself.
+Ollama is asked for its models every few seconds. A server with a key is asked rarely, for /health alone. What was
+learnt lives in a TTL cache: if asking stops for any reason, old knowledge ends by itself.
 """
 
 from __future__ import annotations

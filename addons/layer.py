@@ -3,8 +3,8 @@
 Plain hooks cannot do it: they reach no second upstream on a flow, stream no answer of their own and see no timeout. So
 HttpLayer and HttpStream are subclassed, and addons/failover.py puts them in place of the stock ones.
 
-One call: the `request` hook leaves an UpstreamCall in the exchange; the stream opens a connection, sends it and reads the
-reply. Until the *commit* (the first content of a stream, the end of a whole reply) any failure is invisible to the
+One call: the `request` hook leaves an UpstreamCall in the exchange; the stream opens a connection, sends it and reads
+the reply. Until the *commit* (the first content of a stream, the end of a whole reply) any failure is invisible to the
 caller: the hook `attempt_failed` names the next target or the final response. After it a stream ends in an error frame.
 
 What went wrong before, and is guarded here:

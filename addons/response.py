@@ -102,7 +102,8 @@ def line(fields: dict[str, object]) -> str:
     elif "failed" in fields:
         words.append(f"- after: {fields['failed']}")
     # A caller chooses model names and paths: neither may break the line.
-    return " ".join(words).translate(_ONE_LINE)
+    text = " ".join(words)
+    return text if text.isprintable() else text.translate(_ONE_LINE)
 
 
 _ONE_LINE = dict.fromkeys((*range(32), 127, 133, 8232, 8233), "?")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import certifi
 from dotenv import dotenv_values
 
 from rules.decide import Rules
@@ -58,5 +59,5 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def upstream_tls() -> ssl.SSLContext:
-    """How upstream certificates are checked: SSL_CERT_FILE where it is set, else the system's trust store."""
-    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
+    """How upstream certificates are checked: SSL_CERT_FILE where it is set, else certifi's, as mitmproxy does it."""
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())

@@ -74,8 +74,8 @@ class State:
                 connected += 1
             else:
                 said[name] = "unreachable"
-        reached = any(seen.reached for seen in self.seen.values())
-        stands_in = self.sandbox_port is not None and not reached
+        away = any(seen.reached and seen.models is None for seen in self.seen.values())
+        stands_in = self.sandbox_port is not None and not away
         status = "healthy" if connected == len(real) else "degraded" if connected or stands_in else "unhealthy"
         models = sorted(name for provider in real for name in self.names.get(provider, ()))
         return {"status": status, **said, "models": models}

@@ -4,8 +4,8 @@ The first rule that holds wins. A name under `models` is decided before the rule
 
 Skipping: a target whose provider has no key is never asked. One whose server is down, or lacks the model, is skipped
 while there is anything else, and asked after all where there is not: what we know may be a few seconds old. The sandbox
-stands in only where no other target could be asked at all and no real server was ever seen: it may make a first run
-answer, never take the place of a real model that is away. Where a rule names nothing else, it is meant.
+stands in only where no other target could be asked at all, and never while a server that we have seen is away: it may
+make a first run answer, not take the place of a real model. Where a rule names nothing else, it is meant.
 """
 
 from __future__ import annotations
@@ -128,14 +128,18 @@ def _choose(rules: Rules, facts: Facts, rule: str, use: tuple[str, ...]) -> Deci
             skipped.append(Skipped(target.name, "its server has no such model"))
         else:
             ready.append(target)
-    if not ready and sandbox and not (skipped and any(seen.reached for seen in facts.servers.values())):
+    if not ready and sandbox and not (skipped and any(map(_is_away, facts.servers.values()))):
         return Decision(rule, tuple(sandbox), tuple(skipped))
-    why = "stands in only where nothing else can be asked" if ready else "never stands in for a server that was seen"
+    why = "stands in only where nothing else can be asked" if ready else "never stands in for a server that is away"
     skipped += [Skipped(target.name, why) for target in sandbox]
     if ready:
         return Decision(rule, tuple(ready), tuple(skipped))
     asked_after_all = {target.name for target in later}
     return Decision(rule, tuple(later), tuple(skip for skip in skipped if skip.target not in asked_after_all))
+
+
+def _is_away(seen: Seen) -> bool:
+    return seen.reached and seen.models is None
 
 
 def _targets(file: RulesFile, model: str, use: tuple[str, ...]) -> Iterator[Target]:

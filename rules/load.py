@@ -47,7 +47,7 @@ class RulesError(ValueError):
     """The file cannot be used; `faults` says all that is wrong with it."""
 
     def __init__(self, name: str, faults: Iterable[FileFault]) -> None:
-        self.faults = tuple(sorted(set(faults), key=lambda fault: (fault.line, fault.where)))
+        self.faults = tuple(sorted(dict.fromkeys(faults), key=lambda fault: (fault.line, fault.where)))
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
         super().__init__(f"{name} has {count}:\n" + "\n".join(f"  {fault}" for fault in self.faults))
 
@@ -206,6 +206,8 @@ def _schema_fault(item: Any, lines: Mapping[Path, int]) -> FileFault:
             return FileFault(line, _dotted(path), f"must be a mapping of {_words(_fields_at(path)) or 'names'}")
         case "tuple_type":
             return FileFault(line, _dotted(path), "must be a list")
+        case "too_short":
+            return FileFault(line, _dotted(path), "needs at least one entry")
         case _:
             message = str(item["msg"]).removeprefix("Value error, ")
             return FileFault(line, _dotted(path), message[:1].lower() + message[1:])

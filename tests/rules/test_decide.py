@@ -1,0 +1,330 @@
+"""Facts in, a Decision out: the rule, the targets in order, and what was skipped and why."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rules.conditions import Facts, Seen
+from rules.decide import Decision, Rules, Skipped, Target, compile_rules, decide
+from rules.load import load_rules
+from rules.schema import RulesFile
+
+SECRET = "sk-hidden-0123456789"
+HERE = {"dialect": "ollama", "urls": ["http://127.0.0.1:11434"]}
+FAR = {"dialect": "openai", "urls": ["https://far.test/v1"], "key": SECRET}
+KEYLESS = {"dialect": "openai", "urls": ["https://keyless.test"], "key": ""}
+OPEN = {"dialect": "openai", "urls": ["http://open.test:8000"]}
+BOX = {"dialect": "sandbox"}
+PROVIDERS = {"here": HERE, "far": FAR, "keyless": KEYLESS, "open": OPEN, "box": BOX}
+
+NEVER = Seen()
+AWAY = Seen(None, reached=True)
+BARE = Seen(frozenset(), reached=True)
+WITH_M = Seen(frozenset({"m:latest"}), reached=True)
+
+UNREACHABLE = "its server is not reachable"
+NO_MODEL = "its server has no such model"
+NO_KEY = "has no key"
+NOT_NEEDED = "stands in only where nothing else can be asked"
+ELSEWHERE = "never stands in for a server that is away"
+
+
+def made(rules: list[dict[str, Any]], models: dict[str, Any] | None = None, **providers: Any) -> Rules:
+    file = {"providers": {**PROVIDERS, **providers}, "models": models or {}, "rules": rules}
+    return load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
+
+
+def chosen(use: list[str] | str, seen: Seen = NEVER, model: str = "m", **providers: Any) -> Decision:
+    return decide(made([{"name": "all", "use": use}], **providers), Facts(model, servers={"here": seen}))
+
+
+def names(decision: Decision) -> list[str]:
+    return [target.name for target in decision.targets]
+
+
+def skips(decision: Decision) -> list[tuple[str, str]]:
+    return [(skip.target, skip.why) for skip in decision.skipped]
+
+
+# --- which rule
+
+
+def test_the_first_rule_that_holds_wins() -> None:
+    rules = made(
+        [
+            {"name": "one", "when": {"model": "x*"}, "use": "far/one"},
+            {"name": "two", "when": {"model": "*y"}, "use": "far/two"},
+            {"name": "three", "use": "far/three"},
+        ]
+    )
+    assert [decide(rules, Facts(model)).rule for model in ("xy", "ay", "a")] == ["one", "two", "three"]
+
+
+def test_nothing_is_decided_where_no_rule_holds() -> None:
+    rules = made([{"name": "one", "when": {"model": "x"}, "use": "far/one"}])
+    assert decide(rules, Facts("y")) == Decision(rule=None, targets=(), skipped=())
+
+
+def test_a_rule_that_holds_is_not_passed_by_because_its_targets_cannot_be_asked() -> None:
+    rules = made(
+        [{"name": "one", "when": {"model": "x"}, "use": "keyless/one"}, {"name": "two", "use": "far/two"}],
+    )
+    decision = decide(rules, Facts("x"))
+    assert (decision.rule, names(decision), skips(decision)) == ("one", [], [("keyless/one", NO_KEY)])
+
+
+# --- which targets
+
+ORDERS = [
+    # what is known of `here`, use, targets, skipped
+    (WITH_M, ["here/m"], ["here/m"], []),
+    (WITH_M, ["here/M:LATEST"], ["here/M:LATEST"], []),
+    (WITH_M, ["here/m", "far/f"], ["here/m", "far/f"], []),
+    (WITH_M, ["far/f", "here/m"], ["far/f", "here/m"], []),
+    (WITH_M, ["here/n", "far/f"], ["far/f"], [("here/n", NO_MODEL)]),
+    (WITH_M, ["here/m:7b", "here/m"], ["here/m"], [("here/m:7b", NO_MODEL)]),
+    (AWAY, ["here/m", "far/f"], ["far/f"], [("here/m", UNREACHABLE)]),
+    (NEVER, ["here/m", "far/f"], ["far/f"], [("here/m", UNREACHABLE)]),
+    (WITH_M, ["keyless/k", "here/m"], ["here/m"], [("keyless/k", NO_KEY)]),
+    (WITH_M, ["keyless/k"], [], [("keyless/k", NO_KEY)]),
+    (WITH_M, ["open/o"], ["open/o"], []),
+    # Nothing else is there: what was skipped is asked after all, in the order of the rule.
+    (AWAY, ["here/m"], ["here/m"], []),
+    (NEVER, ["here/b", "here/a"], ["here/b", "here/a"], []),
+    (BARE, ["here/b", "keyless/k", "here/a"], ["here/b", "here/a"], [("keyless/k", NO_KEY)]),
+    # The sandbox.
+    (WITH_M, ["box/echo", "here/m"], ["here/m"], [("box/echo", NOT_NEEDED)]),
+    (NEVER, ["far/f", "box/echo"], ["far/f"], [("box/echo", NOT_NEEDED)]),
+    (NEVER, ["here/m", "box/echo"], ["box/echo"], [("here/m", UNREACHABLE)]),
+    (NEVER, ["keyless/k", "box/echo"], ["box/echo"], [("keyless/k", NO_KEY)]),
+    (NEVER, ["keyless/k", "here/m", "box/echo"], ["box/echo"], [("keyless/k", NO_KEY), ("here/m", UNREACHABLE)]),
+    (AWAY, ["here/m", "box/echo"], ["here/m"], [("box/echo", ELSEWHERE)]),
+    (BARE, ["here/m", "box/echo"], ["box/echo"], [("here/m", NO_MODEL)]),
+    (AWAY, ["keyless/k", "box/echo"], [], [("keyless/k", NO_KEY), ("box/echo", ELSEWHERE)]),
+    (AWAY, ["keyless/k", "here/m", "box/echo"], ["here/m"], [("keyless/k", NO_KEY), ("box/echo", ELSEWHERE)]),
+    # Named alone it stands in for nothing: it is what the rule wants.
+    (NEVER, ["box/echo"], ["box/echo"], []),
+    (AWAY, ["box/echo", "box/other"], ["box/echo", "box/other"], []),
+    (WITH_M, ["box/echo"], ["box/echo"], []),
+]
+
+
+@pytest.mark.parametrize(("seen", "use", "targets", "skipped"), ORDERS)
+def test_targets_are_asked_in_order_and_the_others_skipped_for_a_reason(
+    seen: Seen, use: list[str], targets: list[str], skipped: list[tuple[str, str]]
+) -> None:
+    decision = chosen(use, seen)
+    assert (names(decision), skips(decision)) == (targets, skipped)
+
+
+def test_any_real_server_that_was_seen_keeps_the_sandbox_away() -> None:
+    rules = made([{"name": "all", "use": ["keyless/k", "box/echo"]}])
+    for provider in ("here", "open", "far"):
+        assert names(decide(rules, Facts("m", servers={provider: AWAY}))) == []
+    assert names(decide(rules, Facts("m", servers={"here": NEVER, "open": NEVER}))) == ["box/echo"]
+
+
+def test_a_server_that_nobody_asked_about_counts_as_not_reachable() -> None:
+    rules = made([{"name": "all", "use": ["here/m", "far/f"]}])
+    assert skips(decide(rules, Facts("m"))) == [("here/m", UNREACHABLE)]
+
+
+def test_a_key_of_spaces_is_no_key() -> None:
+    assert skips(chosen("spaced/m", spaced={**FAR, "key": "  "})) == [("spaced/m", NO_KEY)]
+
+
+def test_a_local_server_may_want_a_key_too() -> None:
+    decision = chosen("locked/m", WITH_M, locked={**HERE, "key": ""})
+    assert (names(decision), skips(decision)) == ([], [("locked/m", NO_KEY)])
+
+
+@given(
+    use=st.lists(
+        st.sampled_from(["here/m", "here/n", "far/f", "far/{model}", "keyless/k", "open/o", "box/echo"]), min_size=1
+    ),
+    seen=st.sampled_from([NEVER, AWAY, BARE, WITH_M]),
+)
+def test_every_target_of_a_rule_is_asked_or_skipped_and_never_both(use: list[str], seen: Seen) -> None:
+    file = RulesFile.model_validate({"providers": PROVIDERS, "rules": [{"name": "all", "use": use}]})
+    decision = decide(compile_rules(file), Facts("m", servers={"here": seen}))
+    asked, skipped = names(decision), [skip.target for skip in decision.skipped]
+    assert sorted(asked + skipped) == sorted({entry.replace("{model}", "m") for entry in use})
+
+
+# --- targets
+
+
+def test_a_target_is_named_once_however_often_a_rule_says_it() -> None:
+    assert names(chosen(["far/f", "far/g", "far/f", "far/{model}", "far/m"])) == ["far/f", "far/g", "far/m"]
+
+
+def test_targets_that_read_alike_when_run_together_are_two() -> None:
+    providers: dict[str, Any] = {"1x": {**OPEN, "urls": "http://h:1"}, "x": {**OPEN, "urls": "http://h:11"}}
+    decision = decide(made([{"name": "all", "use": ["1x/m", "x/m"]}], **providers), Facts("m"))
+    assert names(decision) == ["1x/m", "x/m"]
+
+
+def test_several_urls_become_several_targets_in_order() -> None:
+    urls = ["http://b.test:1", "https://a.test", "http://c.test/v1/chat/completions", "http://b.test:1"]
+    decision = chosen(["many/m", "far/f"], many={**OPEN, "urls": urls})
+    assert [target.url for target in decision.targets] == [*urls[:3], "https://far.test/v1"]
+    assert [(target.host, target.port, target.tls, target.path) for target in decision.targets] == [
+        ("b.test", 1, False, ""),
+        ("a.test", 443, True, ""),
+        ("c.test", 80, False, "/v1/chat/completions"),
+        ("far.test", 443, True, "/v1"),
+    ]
+
+
+def test_several_urls_of_a_server_without_the_model_are_all_skipped() -> None:
+    urls = ["http://a.test", "http://b.test"]
+    decision = chosen(["many/m", "far/f"], many={**HERE, "urls": urls})
+    assert (names(decision), skips(decision)) == (["far/f"], [("many/m", UNREACHABLE)] * 2)
+
+
+def test_a_target_carries_what_its_provider_says() -> None:
+    provider = {**HERE, "urls": "HTTPS://[::1]:8443/Base", "key": f" {SECRET}\n", "num_ctx": 8192, "keep_alive": "5m"}
+    (target,) = chosen("full/ns/model:7b", full=provider).targets
+    assert (target.name, target.provider, target.model) == ("full/ns/model:7b", "full", "ns/model:7b")
+    assert (target.dialect, target.profile, target.key) == ("ollama", "compat", SECRET)
+    assert (target.host, target.port, target.tls, target.path) == ("::1", 8443, True, "/Base")
+    assert (target.num_ctx, target.keep_alive) == (8192, "5m")
+
+
+def test_the_sandbox_has_no_address_yet() -> None:
+    (target,) = chosen("box/echo").targets
+    assert (target.url, target.host, target.key, target.dialect) == ("", "", "", "sandbox")
+
+
+@pytest.mark.parametrize(
+    ("use", "model", "asked"),
+    [
+        ("far/{model}", "gpt-4", "gpt-4"),
+        ("far/{model}", "ns/gpt-4:x", "ns/gpt-4:x"),
+        ("far/ns/{model}", "gpt-4", "ns/gpt-4"),
+        ("far/{model}-{model}", "a", "a-a"),
+        ("far/{model}", "{model}", "{model}"),
+        ("far/f", "gpt-4", "f"),
+        ("far/{model}", "", ""),
+    ],
+)
+def test_the_name_that_was_asked_for_is_filled_in(use: str, model: str, asked: str) -> None:
+    assert [target.model for target in chosen(use, model=model).targets] == [asked]
+
+
+# --- virtual models
+
+
+def test_a_virtual_model_is_decided_before_the_rules() -> None:
+    rules = made([{"name": "all", "use": "open/o"}], {"chat": {"targets": ["here/m", "far/{model}"]}})
+    decision = decide(rules, Facts("chat", servers={"here": WITH_M}))
+    assert (decision.rule, names(decision)) == ("models.chat", ["here/m", "far/chat"])
+    assert decide(rules, Facts("chatter")).rule == "all"
+
+
+@pytest.mark.parametrize(
+    ("virtual", "aliases", "meant", "other"),
+    [
+        ("chat", [], ["chat", "CHAT", "Chat"], ["chat:latest", "chats", ""]),
+        ("chat", ["gpt-*"], ["chat", "gpt-4", "GPT-4o"], ["xgpt-4"]),
+        ("chat", ["o[13]", "a?"], ["o1", "o3", "ab"], ["o2", "a", "abc"]),
+        ("a*", [], ["a*", "A*"], ["a", "ab"]),
+        ("[x]", [], ["[x]", "[X]"], ["x"]),
+        ("what?", [], ["what?"], ["whats"]),
+        ("a[!b]*?]", [], ["a[!b]*?]"], ["ac", "a"]),
+        ("ns/chat", [], ["ns/chat"], ["chat"]),
+    ],
+)
+def test_a_virtual_model_is_meant_by_its_name_and_its_aliases(
+    virtual: str, aliases: list[str], meant: list[str], other: list[str]
+) -> None:
+    rules = made([], {virtual: {"targets": "far/f", "aliases": aliases}})
+    assert [name for name in meant if decide(rules, Facts(name)).rule != f"models.{virtual}"] == []
+    assert [name for name in other if decide(rules, Facts(name)).rule is not None] == []
+
+
+def test_the_first_of_two_virtual_models_with_one_alias_is_meant() -> None:
+    models = {"b": {"targets": "far/1", "aliases": "gpt-*"}, "a": {"targets": "far/2", "aliases": "gpt-4"}}
+    file = RulesFile.model_validate({"providers": PROVIDERS, "models": models})
+    assert decide(compile_rules(file), Facts("gpt-4")).rule == "models.b"
+
+
+def test_a_rule_may_name_virtual_models_among_its_targets() -> None:
+    rules = made(
+        [{"name": "all", "use": ["open/o", "chat", "far/f"]}], {"chat": {"targets": ["far/{model}", "open/o", "far/g"]}}
+    )
+    assert names(decide(rules, Facts("x"))) == ["open/o", "far/x", "far/g", "far/f"]
+
+
+def test_a_virtual_model_does_not_hide_the_target_that_has_its_name() -> None:
+    rules = made([{"name": "all", "use": "far/f"}], {"far/f": {"targets": "open/o"}})
+    assert names(decide(rules, Facts("anything"))) == ["far/f"]
+    assert names(decide(rules, Facts("far/f"))) == ["open/o"]
+
+
+# --- secrets and snapshots
+
+
+def test_no_key_shows_in_anything_that_is_printed() -> None:
+    file = {
+        "providers": PROVIDERS,
+        "rules": [{"name": "all", "use": ["far/f", "keyless/k"]}],
+        "proxy": {"auth": {"tokens": [f"{SECRET}-token"]}},
+    }
+    rules = load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
+    decision = decide(rules, Facts("m"))
+    (target,) = decision.targets
+    assert target.key == SECRET
+    shown = [target, decision, rules, rules.file, rules.keys, rules.defaults, rules.file.providers, rules.file.proxy]
+    for thing in (*shown, [target], {"t": target}, decision.skipped):
+        assert SECRET not in f"{thing!r} {thing}"
+    assert repr(target) == "Target(far/f)"
+
+
+def test_secrets_are_all_keys_without_the_space_around_them() -> None:
+    file = {
+        "providers": {**PROVIDERS, "spaced": {**FAR, "key": f" {SECRET}-2 "}, "blank": {**FAR, "key": " "}},
+        "rules": [{"name": "all", "use": "far/f"}],
+        "proxy": {"auth": {"tokens": ["one, two", " three"]}},
+    }
+    rules = load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
+    assert rules.secrets == ("one", "two", "three", SECRET, f"{SECRET}-2")
+
+
+def test_keys_are_asked_for_as_the_file_says() -> None:
+    for auth, required in (({}, False), ({"tokens": ["a"]}, True), ({"tokens": ["a"], "enabled": False}, False)):
+        file = RulesFile.model_validate({"providers": PROVIDERS, "proxy": {"auth": auth}})
+        assert compile_rules(file).keys.required is required
+
+
+def test_a_decision_changes_neither_rules_nor_facts() -> None:
+    rules = made([{"name": "all", "use": ["here/m", "far/f"]}])
+    servers = {"here": WITH_M}
+    before = copy.deepcopy((rules.file, servers))
+    assert decide(rules, Facts("m", servers=servers)) == decide(rules, Facts("m", servers=servers))
+    assert (rules.file, servers) == before
+
+
+@pytest.mark.parametrize(("value", "name"), [(Decision("r"), "rule"), (Skipped("a/b", "why"), "why")])
+def test_verdicts_do_not_change(value: Any, name: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, name, "other")
+
+
+def test_targets_are_values() -> None:
+    first, second = (chosen("far/f").targets[0] for _ in range(2))
+    assert first == second
+    assert isinstance(first, Target)
+    assert len({first, second}) == 1
+
+
+def test_the_defaults_of_the_file_are_at_hand() -> None:
+    rules = made([{"name": "all", "use": "far/f"}])
+    assert rules.defaults is rules.file.defaults

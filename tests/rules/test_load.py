@@ -1,0 +1,407 @@
+"""rules.yaml becomes Rules, or a list of all its faults; a value that may be a secret is in none of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rules.access import Client, Denied
+from rules.conditions import Facts, Seen, model_name
+from rules.decide import Rules, decide
+from rules.load import FileFault, RulesError, load_rules
+from wire.profiles import PROFILES
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = (ROOT / "rules.yaml").read_text(encoding="utf-8")
+CASES = ROOT / "tests" / "cases" / "rules"
+FAULTS: list[dict[str, Any]] = yaml.safe_load((CASES / "faults.yaml").read_text(encoding="utf-8"))
+ROUTES: list[dict[str, Any]] = yaml.safe_load((CASES / "shipped_routes.yaml").read_text(encoding="utf-8"))
+
+PROVIDERS = """\
+providers: {here: {dialect: ollama, urls: "http://127.0.0.1:11434"}, there: {dialect: openai, urls: "https://there.test"}}
+"""
+SMALLEST = PROVIDERS + "rules: [{name: all, use: here/m}]\n"
+EVERYTHING = """\
+proxy:
+  host: 127.0.0.1
+  port: "8080"
+  auth: {enabled: "true", method: bearer, tokens: ["one,two", "three"]}
+providers:
+  ollama:
+    dialect: ollama
+    urls: ["http://127.0.0.1:11434", "http://127.0.0.2:11434"]
+    num_ctx: "8192"
+    keep_alive: 5m
+  far: {dialect: openai, profile: deepseek, urls: "https://far.test", key: "four"}
+models:
+  chat: {capability: generation, targets: [ollama/m, far/m], aliases: ["gpt-*"]}
+rules:
+  - name: one
+    when:
+      model: [a, b]
+      prompt_chars: "> 500"
+      available: ollama/m
+      stream: "true"
+      has: [tools, images]
+      client: key-*
+      header: {x-team: red, accept: "*"}
+    use: [ollama/m, "far/{model}", chat]
+  - {name: two, use: chat}
+defaults:
+  timeouts: {connect: 5s, first_token: 60s, idle: 30s, total: 30m, keep_alive: 15s}
+  limits: {body: 32MiB, headers: 64KiB}
+  refresh: 5s
+"""
+"""A file with every key of the schema, all its values texts, so that each can come from the environment."""
+
+
+OTHER_PEOPLES_WORDS = ("pydantic", "instance of", "tuple", "dictionary", "Value error", "Traceback")
+
+
+def load(text: str, environment: dict[str, str] | None = None) -> Rules:
+    return load_rules(text, environment or {}, profiles=PROFILES)
+
+
+def refusal(text: str, environment: dict[str, str] | None = None) -> RulesError:
+    with pytest.raises(RulesError) as caught:
+        load(text, environment)
+    return caught.value
+
+
+def text_of(case: dict[str, Any]) -> str:
+    if "file" in case:
+        return str(case["file"])
+    return f"{PROVIDERS}{case['top']}" if "top" in case else f"{SMALLEST}{case['more']}"
+
+
+@pytest.mark.parametrize("case", FAULTS, ids=[case["it"] for case in FAULTS])
+def test_a_file_that_cannot_be_used_says_exactly_what_is_wrong_and_where(case: dict[str, Any]) -> None:
+    error = refusal(text_of(case), case.get("environment"))
+    found = [(fault.line, fault.where) for fault in error.faults]
+    assert found == [(line, where) for line, where, _ in case["faults"]], str(error)
+    for fault, (_, _, message) in zip(error.faults, case["faults"], strict=True):
+        assert message in fault.message
+        assert "\n" not in str(fault)
+        assert not [word for word in OTHER_PEOPLES_WORDS if word in str(fault)]
+
+
+def test_the_cases_have_names_of_their_own() -> None:
+    for cases in (FAULTS, ROUTES):
+        names = [case["it"] for case in cases]
+        assert len(set(names)) == len(names)
+
+
+def test_the_error_lists_its_faults_below_the_name_of_the_file() -> None:
+    text = PROVIDERS + "rules: [{name: a b, use: here/m}]\nextra: 1\n"
+    with pytest.raises(RulesError) as caught:
+        load_rules(text, {}, name="mine.yaml", profiles=PROFILES)
+    first, second, third = str(caught.value).splitlines()
+    assert first == "mine.yaml has 2 faults:"
+    assert second.startswith("  line 2: rules[0].name: ")
+    assert third.startswith("  line 3: extra: unknown key")
+
+
+def test_the_error_counts_one_fault_as_one() -> None:
+    assert str(refusal("")).startswith("rules.yaml has 1 fault:\n  the file: it is empty")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (FileFault(3, "a.b", "is missing"), "line 3: a.b: is missing"),
+        (FileFault(3, "", "is odd"), "line 3: is odd"),
+        (FileFault(0, "a", "is missing"), "the file: a: is missing"),
+        (FileFault(0, "", "is empty"), "the file: is empty"),
+    ],
+)
+def test_a_fault_says_its_place_as_far_as_it_has_one(fault: FileFault, said: str) -> None:
+    assert str(fault) == said
+
+
+# --- hostile files
+
+
+def nest(depth: int) -> str:
+    return "proxy: " + "[" * depth + "]" * depth
+
+
+def chain(length: int) -> str:
+    links = (f"a{number}: &a{number} [*a{number - 1}]" for number in range(1, length))
+    return "\n".join(("a0: &a0 [x]", *links))
+
+
+def explode(levels: int) -> str:
+    links = (f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, levels))
+    return "\n".join(("a0: &a0 [x]", *links))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        nest(1000),
+        "proxy: " + "{a: " * 1000,
+        chain(500),
+        explode(30),
+        "a: &a [" + "x, " * 999 + "]\nb: [" + "*a, " * 999 + "]",
+    ],
+    ids=["deep", "deep and unclosed", "a chain of aliases", "aliases that multiply", "a wide alias many times"],
+)
+def test_a_file_without_measure_ends_quickly_in_one_fault(text: str) -> None:
+    start = time.process_time()
+    error = refusal(text)
+    assert time.process_time() - start < 5
+    assert error.faults == (FileFault(0, "", "it is nested too deeply, or its aliases make it too large"),)
+
+
+def test_aliases_may_be_used_as_long_as_they_end() -> None:
+    text = SMALLEST + "defaults: {refresh: &time 7s, timeouts: {idle: *time, total: *time}}\n"
+    defaults = load(text).defaults
+    assert (defaults.refresh, defaults.timeouts.idle, defaults.timeouts.total) == (7.0, 7.0, 7.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(alphabet=st.sampled_from(" \n\t:-[]{}\"'$&*!|>#?%@,~abcx019."), max_size=60))
+def test_any_text_is_taken_or_refused_in_our_own_words(noise: str) -> None:
+    for text in (noise, SMALLEST + noise, SMALLEST + "proxy: {port: " + noise):
+        with suppress(RulesError):
+            load(text)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(), st.integers(min_value=0, max_value=len(EVERYTHING)), st.integers(min_value=0, max_value=20))
+def test_any_damage_to_a_file_is_survived_or_refused_in_our_own_words(noise: str, start: int, length: int) -> None:
+    with suppress(RulesError):
+        load(EVERYTHING[:start] + noise + EVERYTHING[start + length :])
+
+
+# --- secrets
+
+CANARY = "caNAry"
+SHAPES = [
+    CANARY,
+    f"{CANARY}/",
+    f"/{CANARY}",
+    f"{CANARY}/{CANARY}",
+    f"here/{CANARY}",
+    f"5 {CANARY}",
+    f"5{CANARY}",
+    f"> {CANARY}",
+    f"{CANARY},",
+    f"http://{CANARY}",
+    f"http://{CANARY}:{CANARY}@far.test",
+    f"http://far.test:{CANARY}",
+    f"http://far.test/?key={CANARY}",
+    f"${{{CANARY}",
+    f"{CANARY}\n{CANARY}: [",
+    f"*{CANARY}*[",
+    f"\x00{CANARY}\ud800",
+]
+
+
+def texts(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The place of each text in a value."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from texts(inner, (*path, key))
+        case list():
+            for number, inner in enumerate(value):
+                yield from texts(inner, (*path, number))
+        case str():
+            yield path
+        case _:
+            raise AssertionError(f"{path} is not a text")
+
+
+EVERY_VALUE = yaml.safe_load(EVERYTHING)
+PLACES = list(texts(EVERY_VALUE))
+
+
+def with_text(text: str, *paths: tuple[str | int, ...]) -> str:
+    """The file with a text at these places, and a fault elsewhere, so that it is refused in any case."""
+    value = {**copy.deepcopy(EVERY_VALUE), "extra": 1}
+    for path in paths:
+        spot = value
+        for step in path[:-1]:
+            spot = spot[step]
+        spot[path[-1]] = text
+    return json.dumps(value)  # which is YAML too
+
+
+def told(error: BaseException) -> str:
+    return "".join((str(error), repr(error), *traceback.format_exception(error)))
+
+
+def test_the_file_with_every_key_is_a_good_one() -> None:
+    rules = load(EVERYTHING)
+    assert set(rules.secrets) == {"one", "two", "three", "four"}
+    assert len(PLACES) == 43
+
+
+@pytest.mark.parametrize("path", PLACES, ids=lambda path: ".".join(map(str, path)))
+def test_no_fault_repeats_a_value_from_the_environment(path: tuple[str | int, ...]) -> None:
+    assert CANARY not in told(refusal(with_text("${SECRET}", path), {"SECRET": CANARY}))
+
+
+@pytest.mark.parametrize("written", ["${SECRET}", "x${SECRET}", "${SECRET}/m", "${SECRET:-x}", "${SECRET"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_fault_repeats_a_value_from_the_environment_whatever_its_shape(shape: str, written: str) -> None:
+    assert CANARY not in told(refusal(with_text(written, *PLACES), {"SECRET": shape}))
+
+
+@settings(max_examples=30, deadline=None)
+@given(secret=st.text(alphabet="QZ~/:@*{}$ \n"), paths=st.lists(st.sampled_from(PLACES), min_size=1))
+def test_no_fault_repeats_any_value_from_the_environment(secret: str, paths: list[tuple[str | int, ...]]) -> None:
+    error = refusal(with_text("${SECRET}", *paths), {"SECRET": f"QZQ{secret}QZQ"})
+    assert "QZ" not in told(error)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:-1])
+def test_no_fault_repeats_a_value_of_the_file_unless_it_is_a_target(shape: str) -> None:
+    places = [path for path in PLACES if not {"targets", "use", "available"} & set(path)]
+    assert CANARY not in told(refusal(with_text(shape, *places)))
+
+
+@pytest.mark.parametrize("path", [("providers", "far", "key"), ("proxy", "auth", "tokens", 0)], ids=["key", "token"])
+def test_no_key_shows_in_rules(path: tuple[str | int, ...]) -> None:
+    text = with_text("${SECRET}", path).replace(', "extra": 1', "")
+    rules = load(text, {"SECRET": CANARY})
+    assert CANARY in rules.secrets
+    assert CANARY not in f"{rules!r} {rules} {rules.file!r} {rules.file} {rules.file.model_dump_json()} {rules.keys!r}"
+
+
+def test_a_secret_between_the_braces_of_a_variable_is_not_repeated() -> None:
+    error = refusal(SMALLEST + f"proxy: {{auth: {{tokens: ['${{sk-{CANARY}}}']}}}}")
+    assert CANARY not in told(error)
+
+
+# --- the environment
+
+
+def test_a_variable_becomes_its_value() -> None:
+    assert load(SMALLEST + 'proxy: {host: "a-${NAME}-${NAME}"}', {"NAME": "b"}).file.proxy.host == "a-b-b"
+
+
+def test_a_variable_that_is_set_to_nothing_is_set() -> None:
+    assert load(SMALLEST + 'proxy: {host: "${NAME}"}', {"NAME": ""}).file.proxy.host == ""
+
+
+@pytest.mark.parametrize("environment", [{}, {"NAME": ""}])
+def test_a_default_takes_the_place_of_an_unset_and_of_an_empty_variable(environment: dict[str, str]) -> None:
+    assert load(SMALLEST + 'proxy: {host: "${NAME:-::1}"}', environment).file.proxy.host == "::1"
+
+
+def test_a_default_may_be_empty() -> None:
+    assert load(SMALLEST + 'proxy: {host: "${NAME:-}"}').file.proxy.host == ""
+
+
+def test_a_value_from_the_environment_is_not_opened_again() -> None:
+    environment = {"NAME": "${OTHER}", "OTHER": "x"}
+    assert load(SMALLEST + 'proxy: {host: "${NAME}"}', environment).file.proxy.host == "${OTHER}"
+
+
+def test_a_value_from_the_environment_is_never_read_as_yaml() -> None:
+    environment = {"NAME": "a\nport: 1"}
+    proxy = load(SMALLEST + "proxy:\n  host: ${NAME}\n", environment).file.proxy
+    assert (proxy.host, proxy.port) == ("a\nport: 1", 8080)
+
+
+def test_keys_are_not_filled_in() -> None:
+    error = refusal(SMALLEST + '"${NAME}": 1\n', {"NAME": "proxy"})
+    assert [fault.where for fault in error.faults] == ["${NAME}"]
+
+
+def test_a_dollar_alone_is_a_dollar() -> None:
+    assert load(SMALLEST + "proxy: {host: $HOST}", {"HOST": "x"}).file.proxy.host == "$HOST"
+
+
+def test_a_byte_order_mark_does_not_matter() -> None:
+    assert load("\ufeff" + SMALLEST).file.rules[0].name == "all"
+
+
+def test_models_without_rules_are_enough() -> None:
+    assert load(PROVIDERS + "models: {chat: {targets: here/m}}\n").file.rules == ()
+
+
+def test_every_profile_that_exists_may_be_named() -> None:
+    for profile in PROFILES:
+        file = f"providers: {{far: {{dialect: openai, profile: {profile}, urls: 'https://far.test'}}}}\nrules: [{{name: a, use: far/m}}]"
+        assert load(file).file.providers["far"].profile == profile
+
+
+# --- the file that is shipped
+
+
+def test_the_shipped_file_loads_with_an_empty_environment() -> None:
+    rules = load(SHIPPED)
+    assert (rules.file.proxy.host, rules.file.proxy.port) == ("127.0.0.1", 8080)
+    assert not rules.keys.required
+    assert rules.secrets == ()
+    assert rules.file.providers["ollama"].urls == ("http://127.0.0.1:11434",)
+    assert rules.file.providers["deepseek"].urls == ("https://api.deepseek.com",)
+    timeouts = rules.defaults.timeouts
+    assert (timeouts.connect, timeouts.first_token, timeouts.idle, timeouts.total) == (5, 60, 30, 1800)
+    assert (rules.defaults.limits.body, rules.defaults.limits.headers) == (32 * 2**20, 64 * 2**10)
+
+
+def test_the_shipped_file_honours_the_environment() -> None:
+    environment = {
+        "HOST": "0.0.0.0",
+        "PORT": "9000",
+        "API_KEYS": "alpha-key, beta-key",
+        "OLLAMA_URL": "http://box.test:1234",
+        "DEEPSEEK_URL": "https://proxy.test/v9/chat/completions",
+        "DEEPSEEK_API_KEY": "sk-deep",
+    }
+    rules = load(SHIPPED, environment)
+    assert (rules.file.proxy.host, rules.file.proxy.port) == ("0.0.0.0", 9000)
+    assert isinstance(rules.keys.identify("alpha-key"), Client)
+    assert isinstance(rules.keys.identify("beta-key"), Client)
+    assert isinstance(rules.keys.identify("alpha-key, beta-key"), Denied)
+    assert rules.secrets == ("alpha-key", "beta-key", "sk-deep")
+    facts = Facts("qwen2.5", servers={"ollama": Seen(frozenset({"qwen2.5:latest"}), True)})
+    local, remote = decide(rules, facts).targets
+    assert (local.host, local.port, local.tls, local.path, local.key) == ("box.test", 1234, False, "", "")
+    assert (remote.host, remote.port, remote.tls) == ("proxy.test", 443, True)
+    assert (remote.path, remote.profile, remote.key) == ("/v9/chat/completions", "deepseek", "sk-deep")
+
+
+def test_the_shipped_file_names_only_variables_that_the_example_environment_explains() -> None:
+    explained = set(re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"\$\{([A-Z_]+)", "\n".join(line for line in SHIPPED.splitlines() if line[:1] != "#")))
+    assert named == {"HOST", "PORT", "API_KEYS", "OLLAMA_URL", "DEEPSEEK_URL", "DEEPSEEK_API_KEY"}
+    assert named <= explained
+
+
+@pytest.mark.parametrize("case", ROUTES, ids=[case["it"] for case in ROUTES])
+def test_the_shipped_file_routes_as_planned(case: dict[str, Any]) -> None:
+    rules = load(SHIPPED, {"DEEPSEEK_API_KEY": "sk-deep"} if case.get("key", True) else {})
+    match case.get("ollama", "never"):
+        case "never":
+            seen = Seen()
+        case "away":
+            seen = Seen(None, reached=True)
+        case models:
+            seen = Seen(frozenset(map(model_name, models)), reached=True)
+    facts = Facts(case["model"], prompt_chars=case.get("prompt_chars", 5), servers={"ollama": seen, "deepseek": Seen()})
+    decision = decide(rules, facts)
+    assert decision.rule == case["rule"]
+    assert [target.name for target in decision.targets] == case["targets"]
+    # Nothing that the rule names is lost in silence.
+    named = {
+        entry.replace("{model}", case["model"])
+        for entry in next(r.use for r in rules.file.rules if r.name == case["rule"])
+    }
+    assert {target.name for target in decision.targets} | {skip.target for skip in decision.skipped} == named
