@@ -1,11 +1,13 @@
 """The caller's side of a call: readings in, OpenAI's bytes out, as a stream or as one whole reply.
 
 One id and one `created` for the whole answer, however many upstreams it took. The SDKs' helpers are particular about
-the rest (openai_api section 1.4): exactly one role delta per choice, a finish chunk for every choice, usage in a chunk of
-its own and only if asked, an exact `data: [DONE]`.
+the rest (openai_api section 1.4): exactly one role delta per choice, a finish chunk for every choice, usage in a chunk
+of its own and only if asked, an exact `data: [DONE]`.
 """
 
 from __future__ import annotations
+
+from typing import assert_never
 
 import orjson
 
@@ -51,6 +53,8 @@ class StreamedAnswer:
                 case Fault():
                     out.append(fault_frame(reading))
                     self.done = True
+                case _:
+                    assert_never(reading)
         return b"".join(out)
 
     def _write_delta(self, piece: Delta, out: list[bytes]) -> None:
@@ -117,9 +121,10 @@ class WholeAnswer:
                             created=self._created,
                             model=self._model,
                             usage=self.usage,
-                            extra={},
                         )
                     )
                 case Fault():
                     raise reading
+                case _:
+                    assert_never(reading)
         return b""

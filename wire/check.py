@@ -155,7 +155,8 @@ def _check_calls(calls: Any, where: str, role: str) -> set[str]:
                 ids.add(name)
             case _:
                 raise InvalidType(
-                    f"'{spot}[{number}]' must have an 'id' and a 'function' with 'name' and 'arguments' (a JSON string).",
+                    f"'{spot}[{number}]' must have an 'id' and a 'function' with 'name' and 'arguments' "
+                    "(a JSON string).",
                     param=f"{spot}[{number}]",
                 )
     return ids

@@ -7,13 +7,23 @@ lenient about `index`, `id`, `role` and `[DONE]` in its streams, and the SDKs' h
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import orjson
+from typing import Any, NamedTuple
 
 from wire.errors import Cut, Fault, Garbled, Untranslatable, UpstreamFault, in_stream_error
 from wire.ndjson import json_object
-from wire.openai import FINISH_REASONS, FINISHED, ChatRequest, Delta, Json, Reading, Translated, Usage
+from wire.openai import (
+    FINISH_REASONS,
+    FINISHED,
+    ChatRequest,
+    Delta,
+    Json,
+    Reading,
+    Translated,
+    Usage,
+    arguments_text,
+    encoded,
+    is_neutral,
+)
 from wire.profiles import Profile
 from wire.sse import Event, SseDecoder
 
@@ -28,7 +38,9 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
     body["stream"] = True
     # Usage is always asked for: the caller sees it only if the caller asked, our log always.
     body["stream_options"] = {**(request.body.get("stream_options") or {}), "include_usage": True}
-    dropped = tuple(name for name in request.body if name in profile.drops and body[name] is not None)
+    dropped = tuple(
+        name for name, value in request.body.items() if name in profile.drops and not is_neutral(name, value)
+    )
     for name in profile.drops:
         body.pop(name, None)
     if profile.max_tokens is not None:
@@ -38,7 +50,11 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
         if limit is not None:
             body[profile.max_tokens] = limit
     thinking = profile.thinking_by_default and _thinks(body)
-    if profile.thinking_by_default and thinking and body.get("tool_choice") not in (None, "auto", "none"):
+    if thinking and body.get("reasoning_effort") == "none":
+        del body["reasoning_effort"]
+        body["thinking"] = {"type": "disabled"}
+        thinking = False
+    if thinking and body.get("tool_choice") not in (None, "auto", "none"):
         body["thinking"] = {"type": "disabled"}
         thinking = False
     if profile.functions_only:
@@ -46,7 +62,7 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
     body["messages"] = [_message(message, profile, thinking) for message in body["messages"]]
     if not profile.json_schema:
         _schema_in_words(body)
-    return Translated(orjson.dumps(body), dropped)
+    return Translated(encoded(body), dropped)
 
 
 def _thinks(body: Json) -> bool:
@@ -84,7 +100,7 @@ def _schema_in_words(body: Json) -> None:
     match body.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             words = "Answer with one JSON object, and nothing else, that fits this JSON Schema:\n"
-            rule = {"role": "system", "content": words + orjson.dumps(schema).decode()}
+            rule = {"role": "system", "content": words + encoded(schema).decode()}
         case {"type": "json_schema"}:
             rule = {"role": "system", "content": "Answer with one JSON object and nothing else."}
         case _:
@@ -97,69 +113,80 @@ class CompatReply:
     """Reads one reply of an OpenAI-compatible server: a stream, or a whole JSON reply where it ignored `stream`."""
 
     __slots__ = (
+        "_begun",
         "_calls",
         "_decoder",
         "_ended",
         "_failing",
-        "_finished",
-        "_indexes",
+        "_limit",
         "_make_id",
+        "_over",
         "_whole",
         "_whole_size",
     )
 
-    def __init__(self, make_id: Callable[[], str], profile: Profile, content_type: str) -> None:
+    def __init__(
+        self, make_id: Callable[[], str], profile: Profile, content_type: str, limit: int = _MAX_WHOLE
+    ) -> None:
         self._make_id = make_id
         self._failing = profile.failing_finish
         self._decoder = SseDecoder()
-        self._whole: list[bytes] | None = [] if "json" in content_type else None
+        self._whole: list[bytes] | None = [] if "json" in content_type.lower() else None
         self._whole_size = 0
-        self._calls: dict[tuple[int, int], str] = {}
-        """(choice, tool index) -> id of every call seen."""
-        self._indexes: dict[int, int] = {}
-        """choice -> the tool index of its latest call."""
+        self._limit = limit
+        self._calls: dict[int, list[_Call]] = {}
+        """choice -> its calls so far; their places in the list are the indexes that the caller sees."""
+        self._begun: set[int] = set()
         self._ended: set[int] = set()
-        self._finished = False
+        self._over = False
+        """After the end, or a fault, nothing is read."""
 
     def feed(self, data: bytes) -> list[Reading]:
-        if self._whole is not None:
-            self._whole.append(data)
-            self._whole_size += len(data)
-            return [Garbled("sent an endless reply")] if self._whole_size > _MAX_WHOLE else []
+        if self._over:
+            return []
         try:
-            return self._read(self._decoder.feed(data))
+            if self._whole is None:
+                return self._read(self._decoder.feed(data))
+            self._whole_size += len(data)
+            if self._whole_size > self._limit:
+                raise Garbled("sent an endless reply")
+            self._whole.append(data)
+            return []
         except Garbled as fault:
+            self._over = True
             return [fault]
 
     def close(self) -> list[Reading]:
+        if self._over:
+            return []
         if self._whole is not None:
             return self._read_whole(b"".join(self._whole))
         readings = self._read(self._decoder.close())
-        if self._finished or any(isinstance(reading, Fault) for reading in readings):
+        if readings and isinstance(readings[-1], Garbled):
+            return [*readings[:-1], Cut("ended its answer in the middle of an event")]
+        if self._over:
             return readings
-        if self._ended:  # a finish_reason is the server's own word; not all of them send [DONE]
+        if self._ended and self._begun == self._ended:  # finish_reasons are the server's own word; some send no [DONE]
             return [*readings, FINISHED]
         return [*readings, Cut("ended its answer without saying that it was done")]
 
     def _read(self, events: list[Event]) -> list[Reading]:
         readings: list[Reading] = []
         for name, data in events:
-            if self._finished:
-                break
             if data.strip() == b"[DONE]":
-                self._finished = True
+                self._over = True
+                readings += [Delta({}, "tool_calls", choice) for choice in self._calls if choice not in self._ended]
                 readings.append(FINISHED)
                 break
             chunk = json_object(data)
             if isinstance(chunk, Garbled):
                 readings.append(chunk)
-            elif chunk.get("error") is not None:
-                readings.append(in_stream_error(chunk["error"]))
-            elif name == b"error":
-                readings.append(in_stream_error(chunk))
+            elif (failure := _failure(chunk, name)) is not None:
+                readings.append(failure)
             else:
                 self._read_chunk(chunk, "delta", readings)
             if readings and isinstance(readings[-1], Fault):
+                self._over = True
                 break
         return readings
 
@@ -167,41 +194,48 @@ class CompatReply:
         reply = json_object(body.strip())
         if isinstance(reply, Garbled):
             return [reply]
-        if reply.get("error") is not None:
-            return [in_stream_error(reply["error"])]
+        if (failure := _failure(reply, b"")) is not None:
+            return [failure]
         readings: list[Reading] = []
         self._read_chunk(reply, "message", readings)
-        if not self._ended:
-            readings.append(Cut("sent a reply without a finished choice"))
-        return [*readings, FINISHED] if not isinstance(readings[-1], Fault) else readings
+        if readings and isinstance(readings[-1], Fault):
+            return readings
+        if self._ended and self._begun == self._ended:
+            return [*readings, FINISHED]
+        return [*readings, Cut("sent a reply without a finished choice")]
 
     def _read_chunk(self, chunk: Json, key: str, readings: list[Reading]) -> None:
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict):
                 self._read_choice(choice, key, readings)
+                if readings and isinstance(readings[-1], Fault):
+                    return
         usage = chunk.get("usage")
         if isinstance(usage, dict):
             readings.append(Usage(_usage(usage)))
 
     def _read_choice(self, choice: Json, key: str, readings: list[Reading]) -> None:
         index = choice.get("index")
-        index = index if isinstance(index, int) else 0
+        index = int(index) if isinstance(index, int) else 0
+        self._begun.add(index)
         given = choice.get(key)
         delta = self._delta(given, index) if isinstance(given, dict) else {}
         if isinstance(delta, Garbled):
             readings.append(delta)
             return
         reason = choice.get("finish_reason")
-        if reason in self._failing:
+        if not reason or not isinstance(reason, str):  # some send "" until the end
+            reason = None
+        elif reason in self._failing:
             readings.append(UpstreamFault(f"broke off ({reason})"))
             return
-        if reason is not None:
+        else:
             self._ended.add(index)
             reason = reason if reason in FINISH_REASONS else "stop"
-            if reason == "stop" and index in self._indexes:
+            if reason == "stop" and index in self._calls:
                 reason = "tool_calls"
-        logprobs = choice.get("logprobs")
+        logprobs = _logprobs(choice.get("logprobs"))
         if delta or reason is not None or logprobs is not None:
             readings.append(Delta(delta, reason, index, logprobs))
 
@@ -214,41 +248,100 @@ class CompatReply:
         reasoning = given.get("reasoning")
         if reasoning and isinstance(reasoning, str) and "reasoning_content" not in delta:
             delta["reasoning_content"] = reasoning
+        if any(not isinstance(delta.get(key, ""), str) for key in ("content", "reasoning_content", "refusal")):
+            return Garbled("sent text that is not a string")
         calls = given.get("tool_calls")
         if calls:
             fragments = [self._call(call, choice) for call in calls] if isinstance(calls, list) else [None]
             if None in fragments:
-                return Garbled("sent a tool call that is not an object")
+                return Garbled("sent a tool call that cannot be read")
             delta["tool_calls"] = fragments
         return delta
 
-    def _call(self, call: Any, choice: int) -> Json | None:
-        """One fragment of a call with what OpenAI always has: an index, and at its start an id and a type."""
-        if not isinstance(call, dict):
+    def _call(self, given: Any, choice: int) -> Json | None:
+        """One fragment as OpenAI has it: counted from 0, with id, type and name where its call begins and only there.
+
+        None for what cannot be read. Some servers number all calls of a reply 0, or repeat id and name: helpers join
+        these to "call_1call_1".
+        """
+        if not isinstance(given, dict):
             return None
-        function = call.get("function")
-        named = isinstance(function, dict) and bool(function.get("name"))
-        index = call.get("index")
-        if not isinstance(index, int):
-            latest = self._indexes.get(choice, -1)
-            index = latest + 1 if named or latest < 0 else latest
-        fragment = call | {"index": index}
-        if isinstance(function, dict) and not isinstance(function.get("arguments"), str | None):
-            fragment["function"] = function | {"arguments": orjson.dumps(function["arguments"]).decode()}
-        if (choice, index) not in self._calls:
-            fragment = {"id": self._make_id(), "type": "function"} | {
-                key: value for key, value in fragment.items() if value is not None and value != ""
-            }
-            self._calls[choice, index] = fragment["id"]
-            self._indexes[choice] = index
-        return fragment
+        function = given.get("function")
+        if not isinstance(function, dict | None):
+            return None
+        name = (function or {}).get("name") or ""
+        arguments = (function or {}).get("arguments")
+        text = None if arguments is None else arguments_text(arguments)
+        if not isinstance(name, str) or (text is None and arguments is not None):
+            return None
+        calls = self._calls.setdefault(choice, [])
+        place = _place(calls, given.get("index"), given.get("id"), name)
+        fragment = {key: value for key, value in given.items() if key not in ("index", "id", "type", "function")}
+        piece: Json = {} if text is None else {"arguments": text}
+        if place is None:
+            place = len(calls)
+            calls.append(_Call(given.get("index"), given.get("id"), name))
+            made = given["id"] if given.get("id") and isinstance(given["id"], str) else self._make_id()
+            fragment = {"id": made, "type": given.get("type") or "function"} | fragment
+            piece = {"name": name, "arguments": ""} | piece
+        elif name and name != calls[place].name:
+            piece = {"name": name} | piece
+        fragment = {"index": place} | fragment
+        return fragment | {"function": piece} if function is not None else fragment
+
+
+class _Call(NamedTuple):
+    """What the server said at a call's start."""
+
+    index: Any
+    id: Any
+    name: str
+
+
+def _place(calls: list[_Call], index: Any, call_id: Any, name: str) -> int | None:
+    """The place of the call that a fragment continues; None where it begins one."""
+    counted = isinstance(index, int)
+    for place in reversed(range(len(calls))):
+        known = calls[place]
+        if counted and known.index != index:
+            continue
+        another = call_id != known.id if call_id else not counted
+        return None if name and another else place
+    return None
+
+
+def _failure(chunk: Json, event: bytes) -> Fault | None:
+    """The fault that an event tells of, in any of the forms in which servers do; None for a chunk."""
+    if chunk.get("error") is not None:
+        return in_stream_error(chunk["error"])
+    if event == b"error" or chunk.get("object") == "error":
+        return in_stream_error(chunk)
+    return None
+
+
+def _logprobs(given: Any) -> Json | None:
+    """Logprobs with the keys that OpenAI always has; Ollama's /v1 layer leaves some out."""
+    if not isinstance(given, dict):
+        return None
+    return {"content": None, "refusal": None} | {key: _tokens(value) for key, value in given.items()}
+
+
+def _tokens(given: Any) -> list[Json] | None:
+    tokens: list[Json] = [{"bytes": None, "top_logprobs": []} | token for token in _objects(given)]
+    for token in tokens:
+        token["top_logprobs"] = [{"bytes": None} | top for top in _objects(token["top_logprobs"])]
+    return tokens or None
+
+
+def _objects(given: Any) -> list[Json]:
+    return [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
 
 
 def _usage(usage: Json) -> Json:
     """OpenAI's three counts, whatever is missing; the server's other keys stay. DeepSeek's cache hits are named."""
     counted = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    prompt, completion, total = (value if isinstance(value, int) else 0 for value in counted.values())
-    fixed = usage | {
+    prompt, completion, total = (int(value) if isinstance(value, int) else 0 for value in counted.values())
+    fixed = {key: value for key, value in usage.items() if value is not None} | {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": total or prompt + completion,

@@ -2,7 +2,7 @@
 
     Fault                       500 server_error
     |- BadRequest               400 invalid_request_error: the caller must change the call
-    |  |- Untranslatable            ... this target cannot carry it, another one might
+    |  |- Untranslatable            ... this target cannot carry or do it, another one might
     |  `- ContextTooLong            ... context_length_exceeded
     |- Unauthorized             401 invalid_api_key
     |  `- KeyMissing                ... no key at all: code null, as OpenAI has it
@@ -196,6 +196,9 @@ _NO_MODEL = re.compile(
     r"model.{0,200}(not found|does not exist|not exist)|no such model|invalid model name|supported API model names",
     re.IGNORECASE,
 )
+_NOT_ABLE = re.compile(
+    r"does not support (tools|thinking|insert|chat|generate|multimodal)|image input is not supported", re.IGNORECASE
+)
 _MAX_TEXT = 600
 
 
@@ -203,7 +206,7 @@ def error_text(body: bytes) -> tuple[str, int | None]:
     """What an upstream's error body says, unwrapped, and the status it names inside (or None).
 
     Known shapes: `{"error": "text"}` (Ollama), `{"error": {"message": ...}}` (OpenAI), `{"error": "{json}"}` (Ollama
-    handing on its runner's error), `{"message": ...}`, plain text. HTML is not quoted: it is a proxy's page.
+    handing on its runner's error), `{"message": ...}`, plain text. HTML says nothing: it is a proxy's page.
     """
     status: int | None = None
     value: Any = body.decode("utf-8", "replace").strip()
@@ -240,6 +243,8 @@ def rejection(status: int, body: bytes, retry_after: str | None = None) -> Fault
             return ContextTooLong(text, param="messages")
         case 400 | 404 if _NO_MODEL.search(text):
             return ModelMissing(text)
+        case 400 | 500 if _NOT_ABLE.search(text):
+            return Untranslatable(text)
         case 400 | 413 | 422:
             return BadRequest(text or "The model server refused the request without saying why.")
         case 401 | 402 | 403:

@@ -8,7 +8,7 @@ from wire.openai import Delta, Json
 
 
 class Fold:
-    """Collects deltas; reply() gives the whole `chat.completion`. Joining waits for the end: long answers stay linear."""
+    """Collects deltas; reply() gives the whole `chat.completion`. Joining waits for the end: long ones stay linear."""
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
@@ -19,8 +19,8 @@ class Fold:
             choice = self._choices[piece.choice] = _Choice()
         choice.add(piece)
 
-    def reply(self, *, call_id: str, created: int, model: str, usage: Json | None, extra: Json) -> Json:
-        """`extra` are top-level keys that the upstream gave and OpenAI knows (system_fingerprint, service_tier)."""
+    def reply(self, *, call_id: str, created: int, model: str, usage: Json | None) -> Json:
+        """The whole reply so far; `usage` is left out where there is none."""
         choices = self._choices or {0: _Choice()}
         reply: Json = {
             "id": call_id,
@@ -31,7 +31,7 @@ class Fold:
         }
         if usage is not None:
             reply["usage"] = usage
-        return reply | extra
+        return reply
 
 
 class _Choice:

@@ -19,7 +19,7 @@ class NdjsonDecoder:
         self._lines = LineSplitter(limit)
 
     def feed(self, data: bytes) -> list[dict[str, Any] | Garbled]:
-        """A line that is no JSON object comes as a Garbled in its place: it may have held text, so it is not skipped."""
+        """A line that is no JSON object comes as a Garbled in its place: it may have held text, so none is skipped."""
         return self._decode(self._lines.feed(data))
 
     def close(self) -> list[dict[str, Any] | Garbled]:
@@ -27,11 +27,7 @@ class NdjsonDecoder:
 
     @staticmethod
     def _decode(lines: list[bytes]) -> list[dict[str, Any] | Garbled]:
-        decoded: list[dict[str, Any] | Garbled] = []
-        for line in lines:
-            if line and not line.isspace():
-                decoded.append(json_object(line))
-        return decoded
+        return [json_object(line) for line in lines if line and not line.isspace()]
 
 
 def json_object(text: bytes) -> dict[str, Any] | Garbled:

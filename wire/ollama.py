@@ -15,7 +15,20 @@ import orjson
 
 from wire.errors import BadRequest, Cut, Fault, Garbled, Untranslatable, in_stream_error
 from wire.ndjson import NdjsonDecoder
-from wire.openai import FINISHED, ChatRequest, Delta, Json, Reading, Translated, Usage, encoded, usage_object
+from wire.openai import (
+    FINISHED,
+    ChatRequest,
+    Delta,
+    Finished,
+    Json,
+    Reading,
+    Translated,
+    Usage,
+    arguments_text,
+    encoded,
+    is_neutral,
+    usage_object,
+)
 
 _DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,", re.IGNORECASE)
 
@@ -178,30 +191,15 @@ _CARRIED = frozenset(
         "tools",
     }
 )
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tool_choice": ("auto", "none"),
-    "parallel_tool_calls": (True,),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "modalities": (["text"],),
-    "logit_bias": ({},),
-    "metadata": ({},),
-    "response_format": ({"type": "text"},),
-}
-"""Values that ask for what happens anyway: leaving them out loses nothing, so they are not reported."""
 
 
 def _dropped(asked: Json) -> tuple[str, ...]:
+    formatted = _format(asked.get("response_format")) is not None
     names = [
         name
         for name, value in asked.items()
-        if name not in _CARRIED and value is not None and value not in _NEUTRAL.get(name, ())
+        if name not in _CARRIED and not (formatted and name == "response_format") and not is_neutral(name, value)
     ]
-    if _format(asked.get("response_format")) is not None:
-        names.remove("response_format")
     if any(message.get("name") for message in asked["messages"]):
         names.append("messages.name")
     return tuple(names)
@@ -210,27 +208,33 @@ def _dropped(asked: Json) -> tuple[str, ...]:
 class OllamaReply:
     """Reads one /api/chat reply, streamed or whole (a whole one is a stream of one line)."""
 
-    __slots__ = ("_calls", "_decoder", "_finished", "_make_id")
+    __slots__ = ("_calls", "_decoder", "_make_id", "_over")
 
     def __init__(self, make_id: Callable[[], str]) -> None:
         """`make_id` gives an id for a tool call that came without one (the jinja path leaves it empty)."""
         self._decoder = NdjsonDecoder()
         self._make_id = make_id
         self._calls = 0
-        self._finished = False
+        self._over = False
+        """After the end, or a fault, nothing is read."""
 
     def feed(self, data: bytes) -> list[Reading]:
+        if self._over:
+            return []
         try:
             return self._read(self._decoder.feed(data))
         except Garbled as fault:
+            self._over = True
             return [fault]
 
     def close(self) -> list[Reading]:
+        if self._over:
+            return []
         rest = self._decoder.close()
         if any(isinstance(line, Garbled) for line in rest):
             return [Cut("ended its answer in the middle of a line")]
         readings = self._read(rest)
-        if not self._finished and not any(isinstance(reading, Fault) for reading in readings):
+        if not self._over:
             readings.append(Cut("ended its answer without saying that it was done"))
         return readings
 
@@ -243,8 +247,9 @@ class OllamaReply:
                 readings.append(in_stream_error(line["error"]))
             else:
                 self._read_line(line, readings)
-                continue
-            break
+            if readings and isinstance(readings[-1], Fault | Finished):
+                self._over = True
+                break
         return readings
 
     def _read_line(self, line: Json, readings: list[Reading]) -> None:
@@ -258,12 +263,14 @@ class OllamaReply:
                 readings.append(Delta({"content": content}))
             calls = message.get("tool_calls")
             if calls:
-                readings.append(self._read_calls(calls))
+                read = self._read_calls(calls)
+                readings.append(read)
+                if isinstance(read, Fault):
+                    return
         elif message is not None:
             readings.append(Garbled("sent a message that is not an object"))
             return
         if line.get("done") is True:
-            self._finished = True
             reason = "length" if line.get("done_reason") == "length" else "tool_calls" if self._calls else "stop"
             readings += (Delta({}, reason), Usage(_usage(line)), FINISHED)
 
@@ -275,18 +282,16 @@ class OllamaReply:
                     arguments = rest.get("arguments")
                 case _:
                     return Garbled("sent a tool call without a function name")
+            text = arguments_text(arguments or {})
+            if text is None:
+                return Garbled("sent a tool call that is nested too deeply")
             fragments.append(
                 {
                     # Ollama numbers the calls of one reply 0, 0, 0: its own index says nothing.
                     "index": self._calls,
-                    "id": call.get("id") or self._make_id(),
+                    "id": call["id"] if call.get("id") and isinstance(call["id"], str) else self._make_id(),
                     "type": "function",
-                    "function": {
-                        "name": name,
-                        "arguments": arguments
-                        if isinstance(arguments, str)
-                        else orjson.dumps(arguments or {}).decode(),
-                    },
+                    "function": {"name": name, "arguments": text},
                 }
             )
             self._calls += 1
@@ -296,4 +301,4 @@ class OllamaReply:
 def _usage(line: Json) -> Json:
     """Counts that are zero are left out by Ollama."""
     prompt, completion = line.get("prompt_eval_count"), line.get("eval_count")
-    return usage_object(prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0)
+    return usage_object(*(int(count) if isinstance(count, int) else 0 for count in (prompt, completion)))

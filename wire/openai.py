@@ -87,6 +87,14 @@ def encoded(body: Json) -> bytes:
         raise BadRequest("The request is nested too deeply: its JSON may have about 250 levels.") from None
 
 
+def arguments_text(arguments: Any) -> str | None:
+    """A call's arguments as OpenAI has them, JSON in a string; None where they nest too deeply to be written."""
+    try:
+        return arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError:
+        return None
+
+
 def is_content(reading: Reading) -> bool:
     """True for what a caller waits for: text, reasoning, a tool call, a refusal. A bare finish is not content."""
     return isinstance(reading, Delta) and bool(reading.delta)
@@ -99,3 +107,24 @@ def usage_object(prompt: int, completion: int) -> Json:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
+
+
+def is_neutral(name: str, value: Any) -> bool:
+    """True where a request field asks for what happens anyway: leaving it out loses nothing and is not reported."""
+    return value is None or value in _NEUTRAL.get(name, ())
+
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tool_choice": ("auto", "none"),
+    "parallel_tool_calls": (True,),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "logit_bias": ({},),
+    "metadata": ({},),
+    "response_format": ({"type": "text"},),
+}
+"""Values that ask for what happens anyway: leaving them out loses nothing, so they are not reported."""

@@ -1,0 +1,84 @@
+"""The table of dialects: addresses and parts."""
+
+from __future__ import annotations
+
+import pytest
+
+from wire.compat import CompatReply
+from wire.dialects import DIALECTS, Facets
+from wire.errors import Fault, Garbled
+from wire.lines import MAX_LINE
+from wire.ollama import OllamaReply
+from wire.openai import Delta, Finished, Usage, is_content, usage_object
+from wire.profiles import PROFILES
+
+
+@pytest.mark.parametrize(
+    ("dialect", "profile", "path", "expected"),
+    [
+        ("ollama", "compat", "", "/api/chat"),
+        ("ollama", "compat", "/", "/api/chat"),
+        ("ollama", "compat", "/v1", "/api/chat"),
+        ("ollama", "compat", "/api/", "/api/chat"),
+        ("ollama", "compat", "/api/chat", "/api/chat"),
+        ("ollama", "compat", "/models/ollama", "/models/ollama/api/chat"),
+        ("sandbox", "compat", "", "/api/chat"),
+        ("openai", "compat", "", "/v1/chat/completions"),
+        ("openai", "compat", "/v1/", "/v1/chat/completions"),
+        ("openai", "compat", "/openai/v2", "/openai/v2/chat/completions"),
+        ("openai", "compat", "/x/chat/completions", "/x/chat/completions"),
+        ("openai", "deepseek", "", "/chat/completions"),
+        ("openai", "deepseek", "/beta", "/beta/chat/completions"),
+        ("openai", "deepseek", "/chat/completions", "/chat/completions"),
+    ],
+)
+def test_a_chat_endpoint_is_found_from_the_configured_path(
+    dialect: str, profile: str, path: str, expected: str
+) -> None:
+    assert DIALECTS[dialect].chat_path(path, Facets(profile=profile)) == expected
+
+
+def test_every_dialect_names_the_media_type_of_its_streams() -> None:
+    assert {name: dialect.accept for name, dialect in DIALECTS.items()} == {
+        "ollama": "application/x-ndjson",
+        "openai": "text/event-stream",
+        "sandbox": "application/x-ndjson",
+    }
+
+
+def test_content_is_what_a_caller_waits_for() -> None:
+    assert is_content(Delta({"content": "a"}))
+    assert is_content(Delta({"reasoning_content": "a"}))
+    assert is_content(Delta({"tool_calls": [{"index": 0}]}))
+    assert not is_content(Delta({}, "stop"))
+    assert not is_content(Delta({}, logprobs={"content": None}))
+    assert not is_content(Usage(usage_object(1, 2)))
+    assert not is_content(Finished())
+    assert not is_content(Fault("no"))
+
+
+def test_a_runaway_line_ends_either_reader_for_good() -> None:
+    runaway = b"x" * (MAX_LINE // 2 + 1)
+    for reply in (OllamaReply(lambda: "id"), CompatReply(lambda: "id", PROFILES["compat"], "text/event-stream")):
+        assert reply.feed(runaway) == []
+        (fault,) = reply.feed(runaway)
+        assert isinstance(fault, Garbled)
+        assert reply.feed(b"\n") == reply.close() == []
+
+
+def test_a_whole_reply_that_never_ends_is_given_up() -> None:
+    reply = CompatReply(lambda: "id", PROFILES["compat"], "application/json", limit=8)
+    assert reply.feed(b"12345678") == []
+    (fault,) = reply.feed(b"9")
+    assert isinstance(fault, Garbled)
+    assert reply.feed(b"") == reply.close() == []
+
+
+def test_tool_arguments_nested_deeper_than_can_be_written_are_garbled() -> None:
+    deep = b'{"x":' + b"[" * 300 + b"]" * 300 + b"}"
+    call = b'"tool_calls":[{"function":{"name":"f","arguments":' + deep + b"}}]"
+    (native,) = OllamaReply(lambda: "id").feed(b'{"message":{' + call + b'},"done":true}\n')
+    assert isinstance(native, Garbled)
+    reply = CompatReply(lambda: "id", PROFILES["compat"], "text/event-stream")
+    (compatible,) = reply.feed(b'data: {"choices":[{"delta":{' + call + b"}}]}\n\n")
+    assert isinstance(compatible, Garbled)
