@@ -1,18 +1,21 @@
 """What the upstream servers have and whether they are there: asked in the background, so that no call ever waits.
 
 Ollama is asked for its models every few seconds. A server with a key is asked rarely, for /health alone. What was
-learnt lives in a TTL cache: if asking stops for any reason, old knowledge ends by itself.
+learnt lives in a TTL cache: if asking stops for any reason, old knowledge ends by itself. That a server was reached at
+all is never forgotten: the sandbox must not stand in for one that is away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+import orjson
 from cachetools import TTLCache
 from loguru import logger
 
@@ -23,35 +26,68 @@ from rules.schema import Provider
 REMOTE_INTERVAL = 60.0
 """Seconds between two looks at a server that is not asked for models."""
 PATIENCE = 3.0
-"""Seconds; a list of models takes milliseconds."""
+"""Seconds for an answer, from its first byte to its last; a list of models takes milliseconds."""
+FIRST_LOOK = 1.0
+"""Seconds that a start waits for the local servers to say what they have."""
+
+
+class Sight(Mapping[str, Seen]):
+    """provider -> what is known of its server at this moment, for those that were asked."""
+
+    def __init__(self, models: TTLCache[str, frozenset[str]], reached: dict[str, bool]) -> None:
+        self._models = models
+        self._reached = reached
+
+    def __getitem__(self, provider: str) -> Seen:
+        return Seen(self._models.get(provider), self._reached[provider])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reached)
+
+    def __len__(self) -> int:
+        return len(self._reached)
 
 
 class Inventory:
-    """Refreshes State.seen. start() and stop() belong to the gateway's own life."""
+    """Refreshes State.seen and State.names. start() and stop() belong to the gateway's own life."""
 
-    def __init__(self, state: State, tls: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, state: State, tls: ssl.SSLContext | None) -> None:
         self.state = state
-        self._make_tls = tls
+        self._tls = tls
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._nudges: dict[str, asyncio.Event] = {}
-        refresh = state.rules.defaults.refresh
-        self._known: TTLCache[str, frozenset[str]] = TTLCache(maxsize=256, ttl=max(10 * refresh, 60.0))
+        ttl = max(10 * state.rules.defaults.refresh, 2 * REMOTE_INTERVAL)
+        size = len(state.rules.file.providers)
+        self._names: TTLCache[str, frozenset[str]] = TTLCache(size, ttl, timer=state.clock)
+        self._models: TTLCache[str, frozenset[str]] = TTLCache(size, ttl, timer=state.clock)
+        self._reached: dict[str, bool] = {}
+        state.names, state.seen = self._names, Sight(self._models, self._reached)
         self._client: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
-        """Returns when each local server was asked once (or did not answer): the first call is routed on facts."""
-        providers = self.state.rules.file.providers
-        remote = any(urlsplit(url).scheme == "https" for p in providers.values() for url in p.urls)
-        verify: ssl.SSLContext | bool = self._make_tls() if remote else False
+        """Returns when each local server was asked once, so that the first call is routed on facts; waits not long."""
         # Environment proxies are not for servers that the rules file names.
-        self._client = httpx.AsyncClient(timeout=PATIENCE, trust_env=False, verify=verify)
+        # Cookies are kept per host, whatever the port: one server's would go to the next one on the same machine.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(
+            timeout=PATIENCE, trust_env=False, verify=self._tls or False, cookies=no_cookies
+        )
         self.state.report_down = self.nudge
-        local = [name for name, provider in providers.items() if provider.dialect == "ollama"]
-        await asyncio.gather(*(self._ask(name, providers[name]) for name in local))
-        for name, provider in providers.items():
+        looks: list[asyncio.Event] = []
+        for name, provider in self.state.rules.file.providers.items():
             if provider.dialect != "sandbox":
                 self._nudges[name] = asyncio.Event()
-                self._tasks[name] = asyncio.create_task(self._watch(name, provider), name=f"inventory {name}")
+                looked = asyncio.Event()
+                watch = self._watch(name, provider, looked)
+                self._tasks[name] = asyncio.create_task(watch, name=f"inventory {name}")
+                if provider.dialect == "ollama":
+                    looks.append(looked)
+        try:
+            async with asyncio.timeout(FIRST_LOOK):
+                for looked in looks:
+                    await looked.wait()
+        except TimeoutError:
+            pass
 
     async def stop(self) -> None:
         for task in self._tasks.values():
@@ -67,13 +103,12 @@ class Inventory:
         if event is not None:
             event.set()
 
-    async def _watch(self, name: str, provider: Provider) -> None:
-        local = provider.dialect == "ollama"
-        interval = self.state.rules.defaults.refresh if local else REMOTE_INTERVAL
-        if not local:
-            await self._ask(name, provider)
+    async def _watch(self, name: str, provider: Provider, looked: asyncio.Event) -> None:
+        interval = self.state.rules.defaults.refresh if provider.dialect == "ollama" else REMOTE_INTERVAL
+        nudge = self._nudges[name]
+        await self._ask(name, provider)
+        looked.set()
         while True:
-            nudge = self._nudges[name]
             try:
                 await asyncio.wait_for(nudge.wait(), interval)
                 nudge.clear()
@@ -91,16 +126,13 @@ class Inventory:
             if found is not None:
                 models = found if models is None else models | found
         if models is not None:
-            self._known[name] = models
+            self._names[name], self._models[name] = models, frozenset(map(model_name, models))
         else:
-            self._known.pop(name, None)
-        normal = frozenset(map(model_name, models)) if models is not None else None
-        now = Seen(normal, before.reached or normal is not None)
-        # New dicts each time: a call that is being decided keeps the one it holds.
-        self.state.names = {**self.state.names, name: models or frozenset()}
-        self.state.seen = {**self.state.seen, name: now}
-        if (before.models is None) != (now.models is None) and (before.reached or now.reached):
-            logger.info("{} is {}", name, "connected" if now.models is not None else "away")
+            self._names.pop(name, None)
+            self._models.pop(name, None)
+        self._reached[name] = before.reached or models is not None
+        if (before.models is None) != (models is None) and self._reached[name]:
+            logger.info("{} is {}", name, "connected" if models is not None else "away")
 
     async def _ollama_models(self, url: str) -> frozenset[str] | None:
         answer = await self._get(_at(url, "/api/tags", drop=("/api/chat", "/api", "/v1")), {})
@@ -126,9 +158,10 @@ class Inventory:
         """The JSON behind a URL, or None."""
         assert self._client is not None
         try:
-            response = await self._client.get(url, headers=headers)
-            return response.json() if response.status_code == 200 else None
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            async with asyncio.timeout(PATIENCE):  # httpx counts each read anew
+                response = await self._client.get(url, headers=headers)
+            return orjson.loads(response.content) if response.status_code == 200 else None
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError):
             return None
 
 

@@ -16,6 +16,7 @@ from wire.fold import Fold
 from wire.openai import Delta, Finished, Json, Reading, Usage
 
 _OPENING = {"role": "assistant", "content": "", "refusal": None}
+_OPENING_WITH_CALL = {"role": "assistant", "content": None, "refusal": None}
 
 
 class StreamedAnswer:
@@ -63,7 +64,8 @@ class StreamedAnswer:
             return
         if index not in self._opened:
             self._opened.add(index)
-            out.append(self._chunk(index, _OPENING, None, None))
+            opening = _OPENING_WITH_CALL if "tool_calls" in piece.delta else _OPENING
+            out.append(self._chunk(index, opening, None, None))
         if piece.delta or piece.logprobs is not None:
             if index == 0 and piece.logprobs is None:
                 out.append(self._plain_head + orjson.dumps(piece.delta) + self._plain_end)

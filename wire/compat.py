@@ -59,6 +59,8 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
         thinking = False
     if profile.functions_only:
         _check_tools(body.get("tools") or [])
+    if not profile.strict_tools and _loosen_tools(body):
+        dropped = (*dropped, "tools.function.strict")
     body["messages"] = [_message(message, profile, thinking) for message in body["messages"]]
     if not profile.json_schema:
         _schema_in_words(body)
@@ -78,6 +80,20 @@ def _check_tools(tools: list[Json]) -> None:
         if tool["type"] != "function":
             spot = f"tools[{number}].type"
             raise Untranslatable(f"'{spot}': this model takes 'function' tools, not '{tool['type']}'.", param=spot)
+
+
+def _loosen_tools(body: Json) -> bool:
+    """Takes `strict` off the functions; True where one was strict."""
+    was_strict = False
+    tools: list[Json] = []
+    for tool in body.get("tools") or []:
+        function = tool["function"] if tool["type"] == "function" else {}
+        was_strict = was_strict or bool(function.get("strict"))
+        loose = {key: value for key, value in function.items() if key != "strict"}
+        tools.append({**tool, "function": loose} if "strict" in function else tool)
+    if tools:
+        body["tools"] = tools
+    return was_strict
 
 
 def _message(message: Json, profile: Profile, thinking: bool) -> Json:

@@ -21,6 +21,8 @@ class Profile:
     """Takes an assistant message whose content is null; else it becomes an empty string."""
     functions_only: bool = False
     """Takes tools of type function only."""
+    strict_tools: bool = True
+    """Takes `strict` on a function; else the function goes without it."""
     drops: frozenset[str] = frozenset()
     """Request fields it does not document: stripped, and named to the caller."""
     failing_finish: frozenset[str] = field(default=frozenset())
@@ -39,6 +41,7 @@ PROFILES: dict[str, Profile] = {
         thinking_by_default=True,
         null_content=False,
         functions_only=True,
+        strict_tools=False,  # on its beta path only, and then for all tools
         drops=frozenset(
             {
                 "n",
