@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -17,8 +16,9 @@ import typer
 import uvloop
 from loguru import logger
 
-from addons.logs import LogMissing, set_up_logging
+from addons.logs import set_up_logging
 from addons.master import ProxyServer
+from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
 from rules.decide import Rules
@@ -55,10 +55,7 @@ def loop(running: Coroutine[Any, Any, None]) -> None:
 
 def prepare(rules_file: Path | None, level: str | None = None) -> Rules:
     rules, log = read_rules(rules_file, os.environ)
-    try:
-        set_up_logging(level=level or log.level, form=log.form, secrets=rules.secrets)
-    except LogMissing as error:
-        raise SettingsError(str(error)) from None
+    set_up_logging(level=level or log.level, form=log.form, secrets=rules.secrets)
     return rules
 
 
@@ -68,7 +65,7 @@ def run(
     host: Annotated[str | None, typer.Option(help="Where to listen. Default: proxy.host of the rules.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.")] = None,
     web: Annotated[bool, typer.Option("--web", help="With mitmweb, to watch each call in a browser.")] = False,
-    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Where mitmweb's page is.")] = 8081,
+    web_port: Annotated[int, typer.Option(min=1, max=65535, help="Where mitmweb's page is.")] = 8081,
 ) -> None:
     """Serve until stopped (Ctrl-C or SIGTERM)."""
     loaded = prepare(rules)
@@ -80,9 +77,7 @@ async def _run(
 ) -> None:
     gateway = server(rules, host=host, port=port, web=web, web_port=web_port)
     await gateway.start()
-    # What was made by now stays for good: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
+    settle()
     logger.info("unigate listens on http://{}:{}/v1", shown_host(gateway.host), gateway.port)
     if gateway.web_url is not None:
         logger.info("mitmweb shows every call at {}", gateway.web_url)
@@ -93,7 +88,8 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().remove_signal_handler(number)  # a second one ends us at once
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one ends us at once
     logger.info("stopping")
     await gateway.stop()
 
@@ -121,7 +117,7 @@ async def _try(rules: Rules, prompt: str, model: str) -> None:
     failed = False
     try:
         async with (
-            httpx.AsyncClient(timeout=None, trust_env=False) as client,
+            httpx.AsyncClient(timeout=httpx.Timeout(None), trust_env=False) as client,
             client.stream(
                 "POST",
                 f"http://127.0.0.1:{gateway.port}/v1/chat/completions",

@@ -88,6 +88,12 @@ class Exchange:
 type Exchanges = WeakKeyDictionary[http.HTTPFlow, Exchange]
 
 
+def readable(text: str) -> str:
+    """Text that mitmproxy made of a caller's bytes. What was not UTF-8 stands in it as half a surrogate pair, which
+    neither JSON nor a log can carry."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def header_value(text: str) -> str:
     """Text that may come from a caller, as a header can carry it: printable ASCII, one line, bounded."""
     return "".join(char if " " <= char <= "~" else "?" for char in text[:512])

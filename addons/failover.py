@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from mitmproxy import ctx
 from mitmproxy.addons.next_layer import NextLayer
+from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.http import HTTPFlow
-from mitmproxy.proxy import layer
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.server import ConnectionHandler
 
 from addons.exchange import Attempt, Exchange, UpstreamCall
 from addons.layer import GatewayLayer
@@ -53,15 +55,12 @@ class Failover:
             data.layer = ours
         else:
             parent.child_layer = ours  # type: ignore[attr-defined]  # every layer that we walked through has one
-        self._allow_many_upstreams(data)
 
-    @staticmethod
-    def _allow_many_upstreams(data: layer.NextLayer) -> None:
-        """mitmproxy opens five connections to one address at a time and lets an HTTP/2 client's sixth call wait."""
+    def client_connected(self, client: Client) -> None:
         servers = ctx.master.addons.get("proxyserver")
-        handler = servers.connections.get(data.context.client.id) if servers is not None else None
+        handler = servers.connections.get(client.id) if servers is not None else None
         if handler is not None:
-            handler.max_conns = _Unbounded()
+            look_after(handler)
 
     def attempt_failed(self, flow: HTTPFlow) -> None:
         exchange = self.state.exchanges[flow]
@@ -76,6 +75,39 @@ class Failover:
         exchange.upstream = next_call(exchange, self.state)
         if exchange.upstream is None:
             exchange.fault = no_target_left(exchange)
+
+
+def look_after(handler: ConnectionHandler) -> None:
+    """Mends two habits of mitmproxy's connection handler, on this one object.
+
+    - It opens five connections to one address at a time, and lets the sixth call of an HTTP/2 client wait.
+    - A connection is closed by cancelling the task that reads it. Where that task is just waiting for its turn to hand
+      on data, nobody closes the socket: the server goes on writing into it for as long as the caller stays connected.
+    """
+    handler.max_conns = _Unbounded()  # type: ignore[assignment]
+    stock_open, stock_handle = handler.open_connection, handler.handle_connection
+
+    async def sweep(connection: Connection) -> None:
+        left = handler.transports.pop(connection, None)
+        if left is not None and left.writer is not None:
+            left.writer.close()
+            connection.state = ConnectionState.CLOSED
+            await handler.server_event(events.ConnectionClosed(connection))
+
+    async def open_connection(command: commands.OpenConnection) -> None:
+        try:
+            await stock_open(command)
+        finally:
+            await sweep(command.connection)
+
+    async def handle_connection(connection: Connection) -> None:
+        try:
+            await stock_handle(connection)
+        finally:
+            await sweep(connection)
+
+    handler.open_connection = open_connection  # type: ignore[method-assign]
+    handler.handle_connection = handle_connection  # type: ignore[method-assign]
 
 
 class _Place:

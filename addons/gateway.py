@@ -7,14 +7,19 @@ The address behind `reverse:` is never dialled: every call goes where rules.yaml
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
 
-from loguru import logger
 from mitmproxy import ctx
+from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.exceptions import OptionsError
+from mitmproxy.options import Options
+from mitmproxy.proxy.mode_specs import ProxyMode
 
 # Under `-s` mitmproxy puts this file's own folder on the path, not the project's.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -48,22 +53,51 @@ def check_bind(rules: Rules, host: str) -> None:
         )
 
 
+def check_binds(rules: Rules, options: Options) -> None:
+    """check_bind() for all that mitmproxy is told to listen on: a mode may bring an address of its own."""
+    for text in options.mode:
+        try:
+            mode = ProxyMode.parse(text)
+        except ValueError:
+            continue  # mitmproxy refuses it in its own words
+        check_bind(rules, mode.listen_host(options.listen_host))
+
+
 class Life:
-    """Starts and stops what runs beside the calls: the inventory and the sandbox."""
+    """Starts and stops what runs beside the calls: the inventory and the sandbox. Raises SettingsError."""
 
     name = "unigate"
 
     def __init__(self, state: State) -> None:
         self.state = state
         self._sandbox = Sandbox()
-        self._inventory = Inventory(state, upstream_tls)
+        providers = state.rules.file.providers.values()
+        remote = any(urlsplit(url).scheme == "https" for provider in providers for url in provider.urls)
+        self._inventory = Inventory(state, upstream_tls() if remote else None)
 
-    async def running(self) -> None:
+    def configure(self, _updated: object) -> None:
+        # mitmweb can change options while we run.
+        try:
+            check_binds(self.state.rules, ctx.options)
+        except SettingsError as error:
+            raise OptionsError(f"unigate: {error}") from None
+
+    # mitmproxy calls these two without awaiting them when it loads a changed script anew, and then takes no coroutines.
+
+    def running(self) -> asyncio.Task[None]:
+        self._starting = asyncio.ensure_future(self._start())
+        return self._starting
+
+    def done(self) -> asyncio.Task[None]:
+        self._ending = asyncio.ensure_future(self._end())
+        return self._ending
+
+    async def _start(self) -> None:
         if any(provider.dialect == "sandbox" for provider in self.state.rules.file.providers.values()):
             self.state.sandbox_port = self._sandbox.start()
         await self._inventory.start()
 
-    async def done(self) -> None:
+    async def _end(self) -> None:
         await self._inventory.stop()
         await self._sandbox.stop()
 
@@ -74,27 +108,47 @@ class UnderStockTools:
     def __init__(self, environment: Mapping[str, str]) -> None:
         rules, log = read_rules(None, environment)
         self._rules = rules
-        set_up_logging(level=log.level, form=log.form, secrets=rules.secrets)
+        self._moved = False
+        set_up_logging(level=log.level, form=log.form, secrets=rules.secrets, stock=True)
         self.addons = gateway_addons(State(rules))
 
     def load(self, _loader: object) -> None:
         # A host given on the command line stands; mitmproxy's own default would be all interfaces.
         if not ctx.options.listen_host:
             ctx.options.listen_host = self._rules.file.proxy.host
+            self._moved = True
         if ctx.options.listen_port is None:
             ctx.options.listen_port = self._rules.file.proxy.port
-        ctx.options.update(connection_strategy="lazy", keep_host_header=True)
-
-    def configure(self, _updated: object) -> None:
+            self._moved = True
         try:
-            check_bind(self._rules, ctx.options.listen_host)
+            check_binds(self._rules, ctx.options)
         except SettingsError as error:
-            raise OptionsError(f"unigate: {error}") from None
+            refuse_start(error)
+        ctx.options.update(connection_strategy="lazy", keep_host_header=True)
+        trusted = os.environ.get("SSL_CERT_FILE")
+        if trusted and not ctx.options.ssl_verify_upstream_trusted_ca:
+            ctx.options.ssl_verify_upstream_trusted_ca = trusted
+
+    def running(self) -> asyncio.Task[None]:
+        self._moving = asyncio.ensure_future(self._move())
+        return self._moving
+
+    async def _move(self) -> None:
+        """mitmproxy listens before it loads scripts: until now it did so on its own idea of host and port."""
+        if self._moved:
+            servers: Proxyserver = ctx.master.addons.get("proxyserver")
+            await servers.servers.update([])
+            await servers.setup_servers()
+
+
+def refuse_start(error: SettingsError) -> NoReturn:
+    """Ends the stock tool. An exception would only be logged, and the tool go on without us."""
+    print(f"unigate: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__.startswith("__mitmproxy_script__"):
     try:
         addons = [UnderStockTools(os.environ)]
     except SettingsError as error:
-        logger.error("unigate: {}", error)
-        sys.exit(1)
+        refuse_start(error)

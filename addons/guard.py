@@ -11,14 +11,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from loguru import logger
+from mitmproxy import http
 from mitmproxy.hooks import all_hooks
 from mitmproxy.http import HTTPFlow
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 
 from addons.http1 import fault_response
+from addons.request import take_key
 from addons.state import State, new_request_id
+from wire.answer import StreamedAnswer
 from wire.errors import Fault
 
 UNGUARDED = frozenset({"load", "configure", "running", "done"})
@@ -60,23 +64,43 @@ class Guard:
         logger.opt(exception=True).error("{} failed in {}, {}: the call is refused", self.name, hook, request_id)
         fault = Fault("The gateway had an internal error; its log has the details under this request id.")
         if isinstance(data, layer.NextLayer):
-            data.layer = RefusingLayer(data.context)
+            data.layer = RefusingLayer(data.context, request_id)
         if exchange is not None:
             exchange.upstream = None
             exchange.waiting.clear()
             exchange.fault = exchange.fault or fault
-        streaming = isinstance(data, HTTPFlow) and data.response is not None and data.response.raw_content is None
-        if isinstance(data, HTTPFlow) and not streaming:
-            data.response = fault_response(fault, request_id)
+            exchange.ended = exchange.ended or hook in ("response", "error")
+        if isinstance(data, HTTPFlow):
+            hide_keys(data)
+            if not _is_stream(data.response):
+                data.response = fault_response(fault, request_id)
+
+
+def hide_keys(flow: HTTPFlow) -> None:
+    """The hook that failed may be the one that masks the caller's key."""
+    try:
+        take_key(flow)
+    except Exception:
+        flow.request.headers.clear()
+        flow.request.path = flow.request.path.partition("?")[0]
+
+
+def _is_stream(response: http.Response | None) -> bool:
+    """True for an answer that the caller has read already, or is reading."""
+    return response is not None and response.headers.get("content-type") == StreamedAnswer.content_type
 
 
 class RefusingLayer(layer.Layer):
     """Takes the place of the layer that could not be chosen: one error, and the connection ends."""
 
+    def __init__(self, context: Context, request_id: str) -> None:
+        super().__init__(context)
+        self._request_id = request_id
+
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, events.DataReceived) and event.connection == self.context.client:
             if self.context.client.alpn != b"h2":
                 fault = Fault("The gateway had an internal error before it could read the request.")
-                response = fault_response(fault, new_request_id(), {"connection": "close"})
+                response = fault_response(fault, self._request_id, {"connection": "close"})
                 yield commands.SendData(self.context.client, http1.assemble_response(response))
             yield commands.CloseConnection(self.context.client)

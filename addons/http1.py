@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestHeaders,
     RequestProtocolError,
+    ResponseData,
     ResponseHeaders,
     ResponseProtocolError,
 )
@@ -39,6 +40,12 @@ from wire.errors import BadRequest, Fault, HeadersTooLarge, fault_body
 
 MAX_REPLY_HEAD = 256 * 1024
 """Bytes of an upstream's response head; the largest honest ones are a few KiB."""
+MAX_CHUNK_HEAD = 64 * 1024
+"""Bytes of a chunk's size line, or of trailers. Data never waits in the buffer: what waits is one of these."""
+MAX_IGNORED = 16 * 1024 * 1024
+"""Bytes read past after a refusal that ends the connection: closed while they come, it would take the answer along."""
+MAX_AHEAD = 4 * 1024 * 1024
+"""Bytes that a caller may send on before its present call is answered."""
 
 
 class HeadTooLarge(ValueError):
@@ -74,10 +81,14 @@ def read_joined_body(connection: Http1Connection, event: events.Event) -> Comman
                 pieces.append(bytes(read.data))
             continue
         ended = isinstance(read, h11.EndOfMessage)  # its trailers are of no use to either side
+        if not ended and len(connection.buf) > MAX_CHUNK_HEAD:
+            trouble = "a chunk's head is too large"
         break
     if pieces:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         yield ReceiveHttp(connection.ReceiveData(connection.stream_id, data))
+        if connection.state == connection.done:
+            return None  # given up because of these data: what follows them must not reach the next attempt
     if ended:
         yield ReceiveHttp(connection.ReceiveEndOfMessage(connection.stream_id))
         is_request = isinstance(connection, Http1Server)
@@ -100,6 +111,9 @@ class CallerHttp1(Http1Server):
         super().__init__(context)
         self._head_limit = head_limit
         self._make_request_id = make_request_id
+        self._ignored = 0
+        self._framed: http.Response | None = None
+        self._chunked = False
 
     def read_headers(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, events.ConnectionClosed):
@@ -111,15 +125,15 @@ class CallerHttp1(Http1Server):
             limit = f"{self._head_limit // 1024} KiB"
             yield from self._refuse(HeadersTooLarge(f"The request's headers are larger than {limit}."))
             return
-        head = self.buf.maybe_extract_lines()
-        if not head:
+        head = _next_head(self)
+        if head is None:
             return
         try:
-            self.request = http1.read_request_head([bytes(line) for line in head])
+            self.request = http1.read_request_head(head)
             size = http1.expected_http_body_size(self.request)
-        except ValueError as error:
+        except ValueError:
             self.request = None
-            yield from self._refuse(BadRequest(f"The request could not be read: {error}."))
+            yield from self._refuse(BadRequest("The request could not be read: it is not valid HTTP."))
             return
         yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, size == 0))
         self.body_reader = make_body_reader(size)
@@ -134,13 +148,30 @@ class CallerHttp1(Http1Server):
         trouble = yield from read_joined_body(self, event)
         if trouble is not None:
             if self.response is None:
-                yield from self._refuse(BadRequest(f"The request's body could not be read: {trouble}."))
+                yield from self._refuse(BadRequest("The request's body could not be read: its chunks are broken."))
             else:
                 yield commands.CloseConnection(self.conn)
             yield from self._tell_stream("the request's body could not be read", ErrorCode.GENERIC_CLIENT_ERROR)
 
+    def wait(self, event: events.Event) -> CommandGenerator[None]:
+        yield from super().wait(event)
+        if len(self.buf) > MAX_AHEAD:
+            self.buf = type(self.buf)()
+            yield commands.CloseConnection(self.conn)
+
+    def handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        return self._handle_event(event)  # nothing here ever waits, so there is no pause to keep books about
+
     def send(self, event: HttpEvent) -> CommandGenerator[None]:
-        if isinstance(event, ResponseProtocolError) and self.response is None and event.code.http_status_code():
+        if isinstance(event, ResponseData):
+            assert self.response is not None
+            if self._framed is not self.response:  # asked once per response: every piece of a stream comes this way
+                self._framed = self.response
+                self._chunked = "chunked" in self.response.headers.get("transfer-encoding", "").lower()
+            if event.data:
+                data = b"%x\r\n%s\r\n" % (len(event.data), event.data) if self._chunked else event.data
+                yield commands.SendData(self.conn, data)
+        elif isinstance(event, ResponseProtocolError) and self.response is None and event.code.http_status_code():
             yield from self._refuse(BadRequest(event.message))
         else:
             yield from super().send(event)
@@ -149,15 +180,28 @@ class CallerHttp1(Http1Server):
         if self.conn.state & ConnectionState.CAN_WRITE:
             response = fault_response(fault, self._make_request_id(), {"connection": "close"})
             yield commands.SendData(self.conn, http1.assemble_response(response))
-            yield commands.CloseConnection(self.conn)
+            yield commands.CloseTcpConnection(self.conn, half_close=True)
+        self.buf = type(self.buf)()
         self.state = self.ignore
 
     def _tell_stream(self, message: str, code: ErrorCode) -> CommandGenerator[None]:
         yield ReceiveHttp(RequestProtocolError(self.stream_id, message, code))
 
-    def ignore(self, _event: events.Event) -> CommandGenerator[None]:
+    def ignore(self, event: events.Event) -> CommandGenerator[None]:
+        self._ignored += len(self.buf)
         self.buf = type(self.buf)()
-        yield from ()
+        if isinstance(event, events.ConnectionClosed) or self._ignored > MAX_IGNORED:
+            yield commands.CloseConnection(self.conn)
+
+
+def _next_head(connection: Http1Connection) -> list[bytes] | None:
+    """The lines of the next head once it is there. Empty lines before it are skipped, as RFC 9112 section 2.2 asks."""
+    while True:
+        lines = connection.buf.maybe_extract_lines()
+        if lines is None:
+            return None
+        if lines:
+            return [bytes(line) for line in lines]
 
 
 @dataclass
@@ -174,6 +218,9 @@ _OUR_REQUEST = http.Request.make("POST", "http://upstream/")
 
 class UpstreamHttp1(Http1Client):
     """The upstream's side."""
+
+    def handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        return self._handle_event(event)
 
     def send(self, event: HttpEvent) -> CommandGenerator[None]:
         if isinstance(event, CallData):
@@ -192,28 +239,34 @@ class UpstreamHttp1(Http1Client):
     def read_headers(self, event: events.ConnectionEvent) -> CommandGenerator[None]:
         if isinstance(event, events.DataReceived) and self.request is not None:
             try:
-                check_head_size(self, MAX_REPLY_HEAD)
-                head = self.buf.maybe_extract_lines()
-                if not head:
+                response = self._next_response()
+                if response is None:
                     return
-                self.response = http1.read_response_head([bytes(line) for line in head])
-                size = http1.expected_http_body_size(self.request, self.response)
+                size = http1.expected_http_body_size(self.request, response)
             except ValueError:
                 yield from self._give_up("sent what is not an HTTP response")
                 return
-            if self.response.status_code < 200:
-                self.response = None  # 100 and 103 announce; the response is still to come
-                yield from self.read_headers(event)
-                return
             assert self.stream_id is not None
-            yield ReceiveHttp(ResponseHeaders(self.stream_id, self.response, size == 0))
+            self.response = response
             self.body_reader = make_body_reader(size)
             self.state = self.read_body
+            yield ReceiveHttp(ResponseHeaders(self.stream_id, response, size == 0))
             yield from self.state(event)
         elif self.stream_id is not None:
             yield from self._give_up("closed the connection without an answer")
         else:
             yield commands.CloseConnection(self.conn)
+
+    def _next_response(self) -> http.Response | None:
+        """Raises ValueError. 100 and 103 announce only: the response is still to come."""
+        while True:
+            check_head_size(self, MAX_REPLY_HEAD)
+            head = _next_head(self)
+            if head is None:
+                return None
+            response = http1.read_response_head(head)
+            if response.status_code >= 200:
+                return response
 
     def read_body(self, event: events.Event) -> CommandGenerator[None]:
         trouble = yield from read_joined_body(self, event)
@@ -232,17 +285,23 @@ class UpstreamHttp1(Http1Client):
 class UpstreamConnection(HttpClient):
     """Opens one upstream connection and speaks HTTP/1.1 on it, whatever the caller speaks."""
 
-    child_layer: UpstreamHttp1
+    http1: UpstreamHttp1 | None = None
+    """None until the connection is open, TLS included."""
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         assert isinstance(event, events.Start)
         err: str | None = yield commands.OpenConnection(self.context.server)
         if not err:
-            self.child_layer = UpstreamHttp1(self.context)
-            self._handle_event = self.child_layer.handle_event  # type: ignore[method-assign]
+            self.http1 = UpstreamHttp1(self.context)
+            self._handle_event = self.http1.handle_event  # type: ignore[method-assign]
             yield from self._handle_event(event)
         yield RegisterHttpConnection(self.context.server, err)
 
     @property
     def idle(self) -> bool:
-        return self.child_layer.idle
+        return self.http1 is not None and self.http1.idle
+
+    def retire(self) -> None:
+        """Nothing of what is still to be read reaches the call any more."""
+        if self.http1 is not None:
+            self.http1.state = self.http1.done

@@ -10,7 +10,7 @@ caller: the hook `attempt_failed` names the next target or the final response. A
 What went wrong before, and is guarded here:
 - Without an exchange and an UpstreamCall nothing is ever sent anywhere (fail closed).
 - The upstream's key is added to a request of our own at the moment of sending; flow.request never holds it.
-- A connection that is given up gets a sink in its place first, or its closing counts as the next attempt's failure.
+- A connection that is given up is forgotten first, or its last words and its closing reach the next attempt.
 - A connection that could not be opened is forgotten, or every later request is answered from its remembered error.
 - Empty data on a chunked reply would be written as the closing chunk: a truncated answer that looks complete.
 - A wake-up cannot be cancelled and keeps what asked for it in memory: the layer asks, never a stream, one at a time.
@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 
 from mitmproxy.connection import Connection, Server
-from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy import commands, events, tunnel
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import tls
@@ -40,13 +40,8 @@ from addons.stream import OPENING_TOOK_TOO_LONG, GatewayStream, Tick
 
 LONGEST_SLEEP = 5.0
 """Seconds between two wake-ups at the most: one that was asked for stays in memory until it comes."""
-
-
-class Sink(layer.Layer):
-    """Stands where a given-up connection's layers were, and lets whatever still arrives there fall."""
-
-    def _handle_event(self, _event: events.Event) -> CommandGenerator[None]:
-        yield from ()
+TIME_TO_END = 1.0
+"""Seconds between the last word of a reply and its end: a server that takes longer does not end it."""
 
 
 @dataclass
@@ -56,6 +51,8 @@ class _Upstream:
     connection: UpstreamConnection
     taken: bool = False
     """It has served a call."""
+    left: float = math.inf
+    """When its last call had its answer; infinite while a call is using it."""
 
 
 class GatewayLayer(HttpLayer):
@@ -72,6 +69,15 @@ class GatewayLayer(HttpLayer):
         state.served.add(context.client)
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        if type(event) is events.DataReceived and event.connection in self.connections:
+            yield from self.event_to_child(self.connections[event.connection], event)
+        else:
+            yield from self._rare_event(event)
+        if self.earliest < self._wake_at:
+            yield from self._set_alarm()
+
+    def _rare_event(self, event: events.Event) -> CommandGenerator[None]:
+        """Everything but data."""
         match event:
             case events.Start():
                 if self.context.client.alpn not in (b"h2", b"h3"):
@@ -90,8 +96,6 @@ class GatewayLayer(HttpLayer):
                 yield from super()._handle_event(event)
                 if isinstance(event, events.ConnectionClosed) and event.connection in self._upstreams:
                     self._forget(event.connection)
-        if self.earliest < self._wake_at:
-            yield from self._set_alarm()
 
     # -- streams and the clock
 
@@ -103,8 +107,9 @@ class GatewayLayer(HttpLayer):
         now = self.state.clock()
         for stream in [*self.streams.values()]:
             assert isinstance(stream, GatewayStream)
-            if stream.connecting is not None and now >= stream.deadline:
-                yield from self._give_up_opening(stream.connecting)
+            if stream.connecting is not None:
+                if now >= stream.deadline:
+                    yield from self._give_up_opening(stream.connecting)
             elif not stream.paused:
                 yield from self.event_to_child(stream, Tick(stream.stream_id))
         self.earliest = min(
@@ -124,6 +129,7 @@ class GatewayLayer(HttpLayer):
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> CommandGenerator[None]:
         """An idle connection to the same place, or a new one. Never one that another call is using."""
         spec = (event.address, event.tls)
+        yield from self._retire_left_behind()
         for connection, upstream in self._upstreams.items():
             if upstream.spec == spec and connection.connected and upstream.connection.idle:
                 yield from self._complete(event, connection, None)
@@ -143,9 +149,9 @@ class GatewayLayer(HttpLayer):
         yield from self.event_to_child(stack[0], events.Start())
 
     def register_connection(self, command: RegisterHttpConnection) -> CommandGenerator[None]:
+        if command.err:
+            self._forget(command.connection)
         for waiting in self.waiting_for_establishment.pop(command.connection, []):
-            if command.err:
-                self._forget(command.connection)
             yield from self._complete(waiting, command.connection, command.err)
 
     def _complete(self, command: GetHttpConnection, connection: Connection, err: str | None) -> CommandGenerator[None]:
@@ -163,15 +169,29 @@ class GatewayLayer(HttpLayer):
 
     def retire(self, connection: Connection) -> CommandGenerator[None]:
         """Closes a connection whose reply nobody wants any more."""
-        if connection in self._upstreams:
-            self.connections[connection] = Sink(self.context.fork())
+        upstream = self._upstreams.get(connection)
+        if upstream is not None:
+            upstream.connection.retire()
+            self._forget(connection)
             yield commands.CloseConnection(connection)
 
     def take(self, connection: Connection) -> bool:
         """Says that a call begins on a connection; True where it has served another one before."""
         upstream = self._upstreams[connection]
-        before, upstream.taken = upstream.taken, True
+        before, upstream.taken, upstream.left = upstream.taken, True, math.inf
         return before
+
+    def leave(self, connection: Connection) -> None:
+        """Says that a call has its answer, though the reply may not have ended yet."""
+        if connection in self._upstreams:
+            self._upstreams[connection].left = self.state.clock()
+
+    def _retire_left_behind(self) -> CommandGenerator[None]:
+        """Servers that never end a reply after its last word would gather connections, one per call."""
+        past = self.state.clock() - TIME_TO_END
+        for connection, upstream in [*self._upstreams.items()]:
+            if upstream.left < past and not upstream.connection.idle:
+                yield from self.retire(connection)
 
     def _forget(self, connection: Connection) -> None:
         self._upstreams.pop(connection, None)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import orjson
 from mitmproxy import http
 
-from addons.exchange import Exchange
+from addons.exchange import Exchange, readable
 from addons.state import State
 from rules.conditions import model_name
 from wire.errors import ModelNotFound
@@ -39,7 +39,7 @@ def _models(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
 
 def _model(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
     # The SDKs percent-encode a slash in an id; a plain one is read as well.
-    wanted = unquote(flow.request.path.partition("?")[0].partition("/models/")[2])
+    wanted = readable(unquote(flow.request.path.partition("?")[0].partition("/models/")[2]))
     for model in list_models(exchange, state):
         if model["id"] == wanted or model_name(model["id"]) == model_name(wanted):
             return _json(exchange, model)

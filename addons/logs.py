@@ -2,18 +2,25 @@
 
 Every record of the process goes this way, mitmproxy's and the libraries' too. Secrets are taken out of the finished
 text, so that neither an argument nor a traceback can carry one past.
+
+mitmweb keeps the records of Python's logging in a list of its own, and the stock tools print them themselves. So those
+are cleaned where they are made, before any handler sees them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import quote, quote_plus
 
 import orjson
 from loguru import logger
+
+from addons.settings import SettingsError
 
 if TYPE_CHECKING:
     from loguru import Message
@@ -22,24 +29,37 @@ MASK = "***"
 _KEY_SHAPES = r"(?i:bearer\s+)(?!\*\*\*)[^\s'\",}\]]+|(?i:api[-_]?key=)[^\s&'\"]+|\bsk-[A-Za-z0-9_-]{8,}"
 
 
-class LogMissing(ValueError):
-    """LOG_LEVEL or LOG_FORMAT say what we do not know."""
-
-
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
-    """A function that masks these secrets and whatever looks like a key."""
-    known = sorted((re.escape(secret) for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+    """A function that masks these secrets, however they are spelled, and whatever looks like a key."""
+    spelled = {spelling for secret in secrets if len(secret) >= 4 for spelling in _spellings(secret)}
+    known = [re.escape(secret) for secret in sorted(spelled, key=len, reverse=True)]
     find = re.compile("|".join([*known, _KEY_SHAPES]))
     return lambda text: find.sub(MASK, text)
 
 
-def set_up_logging(*, level: str, form: str, secrets: Iterable[str], out: TextIO | None = None) -> None:
-    """Sends all records of this process to `out` (default: stderr); raises LogMissing."""
-    level = level.upper()
+def _spellings(secret: str) -> tuple[str, ...]:
+    """As it is, and as JSON, Python and a URL write it: a quote or a backslash in a key must not carry it past."""
+    in_bytes = repr(secret.encode("utf-8", "surrogatepass"))[2:-1]
+    return secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], in_bytes, quote(secret, safe=""), quote_plus(secret)
+
+
+def one_line(text: str) -> str:
+    """Text that a caller may have chosen: it neither breaks its line nor steers a terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def set_up_logging(
+    *, level: str, form: str, secrets: Iterable[str], out: TextIO | None = None, stock: bool = False
+) -> None:
+    """Sends all records of this process to `out` (default: stderr); raises SettingsError.
+
+    `stock`: mitmproxy's own tool prints the records of Python's logging, and decides which; ours are the calls.
+    """
+    asked, level = level, level.upper()
     if level not in LEVELS:
-        raise LogMissing(f"LOG_LEVEL is '{level}'; it must be one of {', '.join(LEVELS)}")
+        raise SettingsError(f"LOG_LEVEL is '{asked}'; it must be one of {', '.join(LEVELS)}")
     if form not in ("", "text", "json"):
-        raise LogMissing(f"LOG_FORMAT is '{form}'; it must be text or json")
+        raise SettingsError(f"LOG_FORMAT is '{form}'; it must be text or json")
     stream = out if out is not None else sys.stderr
     clean = redactor(secrets)
 
@@ -57,7 +77,7 @@ def set_up_logging(*, level: str, form: str, secrets: Iterable[str], out: TextIO
         }
         if record["exception"] is not None:
             fields["exception"] = str(message).partition("\n")[2]
-        stream.write(clean(orjson.dumps(fields, default=str).decode()) + "\n")
+        stream.write(_json_line(_cleaned(fields, clean)) + "\n")
         stream.flush()
 
     logger.remove()
@@ -72,7 +92,11 @@ def set_up_logging(*, level: str, form: str, secrets: Iterable[str], out: TextIO
             diagnose=False,  # it would print the values of variables
             backtrace=False,
         )
-    _bring_in_standard_logging(level)
+    logging.setLogRecordFactory(_clean_records(clean))
+    for name in ("asyncio", "hpack", "httpcore", "httpx", "tornado"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not stock:
+        _bring_in_standard_logging(level)
 
 
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -86,12 +110,49 @@ def _bring_in_standard_logging(level: str) -> None:
     root.addHandler(_ToLoguru())
     verbose = level in ("TRACE", "DEBUG")
     root.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    for name in ("asyncio", "hpack", "httpcore", "tornado"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class _ToLoguru(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         known = record.levelname if record.levelname in LEVELS else "INFO"
-        logger.opt(exception=record.exc_info).log(known, "{}", record.getMessage())
+        text = one_line(" ".join(record.getMessage().split("\n")))
+        logger.opt(exception=record.exc_info).log("DEBUG" if record.levelno == logging.INFO else known, "{}", text)
+
+
+def _clean_records(clean: Callable[[str], str]) -> Callable[..., logging.LogRecord]:
+    """The factory of Python's log records, with secrets taken out of message and traceback."""
+    formatter = logging.Formatter()
+
+    def make(*parts: Any, **more: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*parts, **more)
+        record.msg, record.args = clean(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = clean(formatter.formatException(record.exc_info))
+        return record
+
+    return make
+
+
+def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
+    """JSON data with secrets taken out of its texts: in finished JSON an escaped one would not be found."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {str(name): _cleaned(item, clean) for name, item in value.items()}
+        case list() | tuple():
+            return [_cleaned(item, clean) for item in value]
+        case _:
+            return clean(str(value))
+
+
+def _json_line(fields: Any) -> str:
+    try:
+        text = orjson.dumps(fields).decode()
+    except orjson.JSONEncodeError:  # half a surrogate pair, or a number beyond 64 bits
+        text = json.dumps(fields)
+    return text if text.isprintable() else _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What JSON may hold as it is, and what yet breaks lines or steers terminals."""

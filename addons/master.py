@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.exceptions import AddonHalt
-from mitmproxy.hooks import Hook
+from mitmproxy.hooks import Hook, RunningHook
 from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.tools.web.master import WebMaster
@@ -52,7 +54,8 @@ class Status:
 class ProxyServer:
     """The gateway inside a program of your own: `await start()`, `await stop()`, `get_status()`.
 
-    One at a time in a process: mitmproxy keeps its master in a global. Port 0 takes a free one; get_status() says which.
+    One at a time in a process: mitmproxy keeps its master in a global. Port 0 takes a free one; get_status() says
+    which.
     """
 
     def __init__(
@@ -86,12 +89,12 @@ class ProxyServer:
 
     async def stop(self, drain: float = DRAIN) -> None:
         """Takes no new calls, lets those under way finish for `drain` seconds, frees the port."""
-        if self.master is None or self._serving is None:
+        if self.master is None or self._serving is None or self._serving.done():
             return
         self.state.draining = True
         loop = asyncio.get_running_loop()
         until = loop.time() + drain
-        while self.state.in_flight() and loop.time() < until:
+        while self.state.in_flight() and loop.time() < until:  # noqa: ASYNC110  # calls end in many places
             await asyncio.sleep(0.05)
         left = len(self.state.in_flight())
         if left:
@@ -124,28 +127,47 @@ class ProxyServer:
         return self.master.web_url if isinstance(self.master, WebMaster) else None
 
     async def _serve(self) -> None:
+        addons = gateway_addons(self.state)
         options = Options()
         master = self.master = WebMaster(options, with_termlog=False) if self._web else GatewayMaster(options)
-        put_first(master, gateway_addons(self.state))
+        put_first(master, addons)
         options.update(**self._options())
         if self._web:
             options.update(
-                web_port=self._web_port, web_open_browser=False, block_global=False, show_ignored_hosts=False
+                web_port=self._web_port,
+                web_open_browser=False,
+                web_columns=["icon", "path", "method", "status", "size", "time", "comment"],
+                block_global=False,
+                show_ignored_hosts=False,
             )
         with install_exception_handler(master._asyncio_exception_handler), set_eager_task_factory():
             servers: Proxyserver = master.addons.get("proxyserver")
-            if not await servers.setup_servers():
+            with _silent("mitmproxy.addons.proxyserver"):  # its advice is about options that nobody here has
+                bound = await servers.setup_servers()
+            if not bound:
                 await master.done()
                 raise SettingsError(f"cannot listen on {self.host}:{self._port}: {_reason(servers)}")
-            self._free_of_error_check(master)
             try:
-                await master.running()
+                self._free_of_error_check(master)
+                await self._run(master)
                 self._started = self.state.clock()
                 self._ready.set()
                 await master.should_exit.wait()
-                await servers.servers.update([])
             finally:
+                await servers.servers.update([])
+                await _hang_up(servers)
                 await master.done()
+
+    async def _run(self, master: Master) -> None:
+        try:
+            await master.running()
+        except OSError as error:
+            if not self._web:
+                raise
+            raise SettingsError(
+                f"mitmweb cannot listen on port {self._web_port} ({os.strerror(error.errno or 0)}); "
+                "choose another one with --web-port"
+            ) from None
 
     def _options(self) -> dict[str, object]:
         said: dict[str, object] = {
@@ -204,6 +226,8 @@ class HookTable(AddonManager):
             except AddonHalt:
                 return
             except Exception:
+                if isinstance(event, RunningHook):
+                    raise  # a gateway that lacks a part must not start
                 logger.opt(exception=True).error("an addon failed in {}", event.name)
 
 
@@ -220,6 +244,28 @@ def put_first(master: Master, addons: list[object]) -> None:
     """Before mitmproxy's own: the caller's key must be masked before a viewer sees the flow."""
     for place, addon in enumerate(addons):
         master.addons.chain.insert(place, master.addons.register(addon))
+
+
+async def _hang_up(servers: Proxyserver) -> None:
+    """Closes the connections that are still open: mitmproxy leaves that to the end of the process."""
+    for handler in [*servers.connections.values()]:
+        transport = handler.transports.get(handler.client)
+        if transport is not None and transport.handler is not None:
+            transport.handler.cancel("the gateway stops")
+    until = asyncio.get_running_loop().time() + 1
+    while servers.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # mitmproxy's own dict
+        await asyncio.sleep(0.01)
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Without the records of one of Python's loggers."""
+    stock = logging.getLogger(name)
+    stock.disabled = True
+    try:
+        yield
+    finally:
+        stock.disabled = False
 
 
 def _reason(servers: Proxyserver) -> str:

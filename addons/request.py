@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from mitmproxy.http import HTTPFlow
+from mitmproxy.net.http.url import parse_authority
 
-from addons.exchange import Exchange
+from addons.exchange import Exchange, readable
 from addons.failover import next_call, no_target_left
 from addons.http1 import fault_response
 from addons.local import ENDPOINTS, Endpoint
@@ -49,6 +50,10 @@ class Request:
         state.exchanges[flow] = exchange
         state.total += 1
         key = take_key(flow)
+        if flow.error is not None:
+            # The layer has found the head malformed and answers by itself; only the log is left to us.
+            exchange.fault = BadRequest(flow.error.msg)
+            return
         try:
             self._admit(flow, exchange, key)
         except Fault as fault:
@@ -68,16 +73,19 @@ class Request:
         if not (endpoint is not None and endpoint.open):
             exchange.client = identify(exchange, key)
         if endpoint is None:
-            path = flow.request.path.partition("?")[0]
-            raise NotFound(f"Invalid URL ({flow.request.method} {path[:200]})")
+            path = readable(flow.request.path.partition("?")[0])
+            raise NotFound(f"Invalid URL ({readable(flow.request.method)[:20]} {path[:200]})")
         if flow.request.method not in endpoint.methods:
-            raise MethodNotAllowed(f"Not allowed to {flow.request.method} here; use {' or '.join(endpoint.methods)}.")
+            method = readable(flow.request.method)[:20]
+            raise MethodNotAllowed(f"Not allowed to {method} here; use {' or '.join(endpoint.methods)}.")
         limit = exchange.rules.defaults.limits.body
         length = flow.request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > limit:
             raise TooLarge(f"The request body has {length} bytes; the limit is {limit.human_readable()}.")
-        if flow.request.headers.get("content-encoding", "identity").lower() != "identity":
+        if flow.request.headers.get("content-encoding", "").lower() not in ("", "identity"):
             raise BadRequest("Compressed request bodies are not read here. Send the body uncompressed.")
+        if state.keep_bodies:
+            show_host(flow)
 
     def request(self, flow: HTTPFlow) -> None:
         if flow.response is not None:
@@ -90,8 +98,6 @@ class Request:
                 self._route(flow, exchange)
             else:
                 flow.response = endpoint.answer(flow, exchange, self.state)
-                if flow.request.method == "HEAD":
-                    flow.response.content = b""
         except Fault as fault:
             refuse(flow, exchange, fault)
 
@@ -142,6 +148,9 @@ def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
     extra = exchange.headers()
     if isinstance(fault, NoRoute):
         extra["x-should-retry"] = "false"  # the SDKs would try again at once, and in vain
+    endpoint = find_endpoint(flow) if isinstance(fault, MethodNotAllowed) else None
+    if endpoint is not None:
+        extra["allow"] = ", ".join(endpoint.methods)
     flow.response = fault_response(fault, exchange.request_id, extra)
 
 
@@ -161,15 +170,25 @@ def take_key(flow: HTTPFlow) -> str | None:
     if masked is not None:
         request.headers.fields = tuple(masked)
     path, mark, query = request.path.partition("?")
-    if mark and "key" in query.lower():
-        kept = []
-        for parameter, text in parse_qsl(query, keep_blank_values=True):
-            if parameter.lower() in SECRET_PARAMETERS:
-                key = key or text
-            else:
-                kept.append((parameter, text))
-        request.path = f"{path}?{urlencode(kept)}" if kept else path
+    if mark and ("key" in query.lower() or "%" in query):  # a name may be percent-encoded
+        given = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+        kept = [(name, text) for name, text in given if name.lower() not in SECRET_PARAMETERS]
+        if len(kept) < len(given):
+            found = [text for name, text in given if name.lower() in SECRET_PARAMETERS]
+            key = key or readable(found[0])
+            request.path = f"{path}?{urlencode(kept, errors='surrogateescape')}" if kept else path
     return key
+
+
+def show_host(flow: HTTPFlow) -> None:
+    """Lets the flow show the host that the caller asked for, instead of the address that reverse mode made up."""
+    try:
+        host, port = parse_authority(flow.request.host_header or "", check=True)
+    except ValueError:
+        return
+    data = flow.request.data
+    data.scheme = b"https" if flow.client_conn.tls else b"http"
+    data.host, data.port = host, port or (443 if flow.client_conn.tls else 80)
 
 
 def identify(exchange: Exchange, key: str | None) -> Client:
@@ -201,8 +220,8 @@ def find_endpoint(flow: HTTPFlow) -> Endpoint | None:
 def no_route(model: str, decision: Decision) -> Fault:
     if decision.rule is None:
         return ModelNotFound(
-            f"The model `{model}` does not exist or you do not have access to it (no rule matches it).",
+            f"The model `{model[:200]}` does not exist or you do not have access to it (no rule matches it).",
             param="model",
         )
     why = "; ".join(f"{skip.target} {skip.why}" for skip in decision.skipped)
-    return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model}`: {why}.")
+    return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model[:200]}`: {why}.")

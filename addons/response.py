@@ -5,7 +5,8 @@ from __future__ import annotations
 from loguru import logger
 from mitmproxy.http import HTTPFlow
 
-from addons.exchange import Exchange
+from addons.exchange import Exchange, readable
+from addons.logs import one_line
 from addons.state import State
 from wire.errors import ClientGone, Fault
 
@@ -15,6 +16,8 @@ class Response:
         self.state = state
 
     def response(self, flow: HTTPFlow) -> None:
+        if flow.request.method == "HEAD" and flow.response is not None:
+            flow.response.data.content = b""  # its headers stay as they are: they say what a GET would bring
         exchange = self.state.exchanges.get(flow)
         if exchange is None or exchange.ended:
             return
@@ -27,13 +30,15 @@ class Response:
             return
         message = flow.error.msg if flow.error is not None else "the call was broken off"
         exchange.fault = exchange.fault or ClientGone(message)
-        self._conclude(flow, exchange, ClientGone.status)
+        self._conclude(flow, exchange, exchange.fault.status)
 
     def _conclude(self, flow: HTTPFlow, exchange: Exchange, status: int) -> None:
         exchange.ended = True
         exchange.waiting.clear()
         took = self.state.clock() - exchange.started
         flow.comment = comment(exchange)
+        if flow.request.data.content is None:
+            flow.request.data.content = b""  # refused before its body was read; mitmweb's page fails over None
         flow.metadata["unigate"] = fields = summary(exchange, flow, status, took)
         # The log of a bound logger carries the fields; the text is for people.
         logger.bind(**fields).log(level_of(exchange.fault, status), "{}", line(fields))
@@ -63,8 +68,8 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
     fields: dict[str, object] = {
         "request_id": exchange.request_id,
         "client": exchange.client.name if exchange.client is not None else "-",
-        "method": flow.request.method,
-        "path": flow.request.path.partition("?")[0][:200],
+        "method": readable(flow.request.method)[:20],
+        "path": readable(flow.request.path.partition("?")[0])[:200],
         "model": exchange.request.model[:200] if exchange.request is not None else None,
         "rule": exchange.decision.rule if exchange.decision is not None else None,
         "target": served.target.name if served is not None else None,
@@ -99,11 +104,7 @@ def line(fields: dict[str, object]) -> str:
     words.append(f"{fields['client']} {fields['request_id']}")
     if "fault" in fields:
         words.append(f"- {fields['fault']}")
-    elif "failed" in fields:
-        words.append(f"- after: {fields['failed']}")
+    elif isinstance(failed := fields.get("failed"), list):
+        words.append(f"- after: {'; '.join(failed)}")
     # A caller chooses model names and paths: neither may break the line.
-    text = " ".join(words)
-    return text if text.isprintable() else text.translate(_ONE_LINE)
-
-
-_ONE_LINE = dict.fromkeys((*range(32), 127, 133, 8232, 8233), "?")
+    return one_line(" ".join(words))

@@ -87,7 +87,11 @@ def answer_words(request: Json) -> Iterator[Json]:
         yield from ({"thinking": word} for word in _words(f"The user says {len(said)} characters. I say them back."))
     if tools and last.get("role") == "user":
         function = tools[0]["function"]
-        arguments = {key: _example(key, spec) for key, spec in function["parameters"]["properties"].items()}
+        match function.get("parameters"):
+            case {"properties": dict(properties)}:
+                arguments = {key: _example(key, spec) for key, spec in properties.items()}
+            case _:
+                arguments = {}
         yield {"tool_calls": [{"function": {"index": 0, "name": function["name"], "arguments": arguments}}]}
         return
     if last.get("role") == "tool":
@@ -147,6 +151,8 @@ class _Root(_Handler):
     def get(self) -> None:
         self.finish("unigate's sandbox is running")
 
+    head = get  # the `ollama` command knocks like this
+
 
 class _Version(_Handler):
     def get(self) -> None:
@@ -183,17 +189,22 @@ class _Chat(_Handler):
         model = MODELS.get(name)
         if model is None:
             self.fail(404, f"model '{body.get('model')}' not found")
-        elif not isinstance(body.get("messages"), list):
-            self.fail(400, "messages must be an array")
+        elif not _sound(body):
+            self.fail(400, "messages must be an array of objects, tools an array of functions")
+        elif not body.get("messages"):
+            self.finish(_line(body, {"role": "assistant", "content": ""}, {"done": True, "done_reason": "load"}))
         elif model.fails == "status":
             self.fail(503, "the sandbox model 'fail' always fails")
         else:
             await self._answer(body | {"model": name}, model)
 
     async def _answer(self, body: Json, model: SandboxModel) -> None:
-        self.set_header("content-type", "application/x-ndjson")
-        limit = (body.get("options") or {}).get("num_predict")
+        streamed = body.get("stream") is not False
+        self.set_header("content-type", "application/x-ndjson" if streamed else "application/json; charset=utf-8")
+        options = body.get("options")
+        limit = options.get("num_predict") if isinstance(options, dict) else None
         count = 0
+        said: list[Json] = []
         reason = "stop"
         try:
             if model.fails == "silent":
@@ -209,18 +220,39 @@ class _Chat(_Handler):
                 if model.pace:
                     await asyncio.sleep(model.pace)
                 count += 1
-                await self._line(body, {"role": "assistant", "content": "", **message}, {"done": False})
+                said.append(message)
+                if streamed:
+                    self.write(_line(body, {"role": "assistant", "content": "", **message}, {"done": False}))
+                    await self.flush()
             prompt = sum(len(_words(str(message.get("content") or ""))) for message in body["messages"])
             ending = {"done": True, "done_reason": reason, "prompt_eval_count": prompt, "eval_count": count}
-            await self._line(body, {"role": "assistant", "content": ""}, ending)
-            await self.finish()
+            whole = {"role": "assistant", "content": ""} if streamed else _whole(said)
+            await self.finish(_line(body, whole, ending))
         except StreamClosedError:
             return  # the caller went away: nothing is left to say
 
-    async def _line(self, body: Json, message: Json, rest: Json) -> None:
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        self.write(orjson.dumps({"model": body["model"], "created_at": now, "message": message, **rest}) + b"\n")
-        await self.flush()
+
+def _sound(body: Json) -> bool:
+    messages, tools = body.get("messages") or [], body.get("tools") or []
+    if not (isinstance(messages, list) and all(isinstance(message, dict) for message in messages)):
+        return False
+    return isinstance(tools, list) and all(
+        isinstance(tool, dict) and isinstance(tool.get("function"), dict) and "name" in tool["function"]
+        for tool in tools
+    )
+
+
+def _whole(said: list[Json]) -> Json:
+    """The pieces of an answer as one message."""
+    message: Json = {"role": "assistant", "content": "".join(piece.get("content", "") for piece in said)}
+    thinking = "".join(piece.get("thinking", "") for piece in said)
+    calls = [call for piece in said for call in piece.get("tool_calls", ())]
+    return message | ({"thinking": thinking} if thinking else {}) | ({"tool_calls": calls} if calls else {})
+
+
+def _line(body: Json, message: Json, rest: Json) -> bytes:
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return orjson.dumps({"model": body["model"], "created_at": now, "message": message, **rest}) + b"\n"
 
 
 def _plain(body: Json) -> str:

@@ -59,5 +59,12 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def upstream_tls() -> ssl.SSLContext:
-    """How upstream certificates are checked: SSL_CERT_FILE where it is set, else certifi's, as mitmproxy does it."""
-    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+    """How upstream certificates are checked: SSL_CERT_FILE where it is set, else certifi's, as mitmproxy does it.
+
+    Raises SettingsError.
+    """
+    file = os.environ.get("SSL_CERT_FILE")
+    try:
+        return ssl.create_default_context(cafile=file or certifi.where())
+    except OSError as error:  # an SSLError is one too
+        raise SettingsError(f"SSL_CERT_FILE names no readable certificates: {file} ({error})") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -38,9 +38,9 @@ class State:
     exchanges: Exchanges = field(default_factory=WeakKeyDictionary)
     served: WeakSet[ClientConnection] = field(default_factory=WeakSet)
     """Connections that our own layer serves. A flow of any other connection is refused: nothing would guard it."""
-    seen: dict[str, Seen] = field(default_factory=dict)
-    """provider -> what is known of its server; replaced by the inventory, never changed in place."""
-    names: dict[str, frozenset[str]] = field(default_factory=dict)
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """provider -> what is known of its server; the inventory's to say."""
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """provider -> its server's models, spelled as the server does."""
     sandbox_port: int | None = None
     """Where the built-in sandbox model listens on loopback, while it runs."""

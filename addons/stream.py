@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +14,10 @@ from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp, validate_request
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
@@ -27,6 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import (
     HttpErrorHook,
+    HttpRequestHeadersHook,
     HttpRequestHook,
     HttpResponseHeadersHook,
     HttpResponseHook,
@@ -34,9 +37,10 @@ from mitmproxy.proxy.layers.http._hooks import (
 
 from addons.exchange import Attempt, Exchange, UpstreamCall
 from addons.http1 import CallData, fault_response
-from addons.state import State, new_call_id
+from addons.state import State, new_call_id, new_request_id
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.errors import (
+    BadRequest,
     ConnectFailed,
     Cut,
     Fault,
@@ -47,7 +51,7 @@ from wire.errors import (
     fault_frame,
     rejection,
 )
-from wire.openai import Finished, Reading, Reply, is_content
+from wire.openai import Delta, Finished, Reading, Reply, is_content
 from wire.sse import comment
 
 MAX_REJECTION = 64 * 1024
@@ -56,9 +60,16 @@ MAX_DISCARDED = 256 * 1024 * 1024
 """Bytes of an unwanted request body that are read past, so that its sender gets to see the answer."""
 MAX_KEPT = 1024 * 1024
 """Bytes of a streamed answer that are kept for whoever looks at the flow."""
+TIME_TO_HEAR = 5.0
+"""Seconds that a caller who was too slow has for taking note of it."""
+WHILE_PAUSED = 0.05
+"""Seconds between two looks at a stream that waits for a hook."""
 OPENING_TOOK_TOO_LONG = "opening took too long"
 """What a GetHttpConnection is answered with when its time is up."""
+SHOWN_EVERY = 1.0
+"""Seconds between two looks at a growing answer, for mitmweb."""
 WAITING = comment(b"waiting for the model")
+_OF_UPSTREAM = (ResponseHeaders, ResponseData, ResponseEndOfMessage, ResponseProtocolError)
 
 
 @dataclass
@@ -69,6 +80,14 @@ class AttemptFailedHook(commands.StartHook):
     """
 
     flow: http.HTTPFlow
+
+
+@dataclass
+class AnswerGrowsHook(commands.StartHook):
+    """There is more of a streamed answer to see. Nothing waits for it; a viewer redraws the flow after any hook."""
+
+    flow: http.HTTPFlow
+    blocking = False
 
 
 @dataclass
@@ -87,6 +106,10 @@ class Switchboard(Protocol):
 
     def take(self, connection: Connection) -> bool:
         """Says that a call begins on a connection; True where it has served another one before."""
+        ...
+
+    def leave(self, connection: Connection) -> None:
+        """Says that a call has its answer, though the reply may not have ended yet."""
         ...
 
 
@@ -116,8 +139,11 @@ class GatewayStream(HttpStream):
         self._held: list[Reading] = []
         self._headers_sent = False
         self._committed = False
+        self._expects_continue = False
         self._kept: list[bytes] = []
         self._kept_size = 0
+        self._show_at = math.inf
+        """When whoever looks at the flow should see what the answer has come to."""
 
     @property
     def paused(self) -> bool:
@@ -126,10 +152,15 @@ class GatewayStream(HttpStream):
     @property
     def wake(self) -> float:
         """When the clock should be looked at next."""
-        return min(self.deadline, self._ends, self._comment_at)
+        if self.connecting is not None:
+            return self.deadline
+        wake = min(self.deadline, self._ends, self._comment_at, self._show_at)
+        return max(wake, self.state.clock() + WHILE_PAUSED) if self.paused else wake
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, Tick):
+        if type(event) is ResponseData:
+            yield from self.server_state(event)
+        elif isinstance(event, Tick):
             yield from self._tick()
         else:
             yield from super()._handle_event(event)
@@ -137,6 +168,7 @@ class GatewayStream(HttpStream):
     # -- the request
 
     def state_wait_for_request_headers(self, event: RequestHeaders) -> CommandGenerator[None]:
+        self._expects_continue = "expect" in event.request.headers
         yield from super().state_wait_for_request_headers(event)
         if self.client_state != self.state_consume_request_body:
             return
@@ -149,6 +181,9 @@ class GatewayStream(HttpStream):
     def _refuse_body(self) -> CommandGenerator[None]:
         """Answers before the body was read, and reads past the rest: a reset would take the answer with it."""
         self._body.clear()
+        if self._expects_continue and not self.flow.request.is_http2 and self.flow.response is not None:
+            # The body may never come, and then the next request would be taken for it.
+            self.flow.response.headers["connection"] = "close"
         self.client_state = self.state_discard_request_body
         yield from self.send_response()
 
@@ -182,11 +217,54 @@ class GatewayStream(HttpStream):
         if isinstance(event, RequestData):
             self._body_size += len(event.data)
             if self._body_size > MAX_DISCARDED:
-                yield commands.CloseConnection(self.context.client)
+                yield from self._turn_away()
         elif isinstance(event, RequestEndOfMessage):
             self.client_state = self.state_done
             if self.server_state == self.state_done:
                 yield from self.flow_done()
+
+    def _request_is_late(self) -> CommandGenerator[None]:
+        """The whole time of a call is over, and its request is still not here."""
+        if self.client_state == self.state_discard_request_body:
+            yield from self._turn_away()
+            return
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.fault = BadRequest("The request did not arrive in time: its body is not complete.")
+        self.flow.response = fault_response(exchange.fault, exchange.request_id)
+        self._set_ends(self.state.clock() + TIME_TO_HEAR)
+        yield from self._refuse_body()
+
+    def _turn_away(self) -> CommandGenerator[None]:
+        """Ends a call whose caller has its answer and does not stop sending."""
+        self._ends = math.inf
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        yield SendHttp(
+            ResponseProtocolError(self.stream_id, "the request goes on and on", ErrorCode.KILL), self.context.client
+        )
+        yield from self._drop()
+
+    def check_invalid(self, request: bool) -> CommandGenerator[bool]:
+        """The stock answer quotes the header in question, which may hold a key, and goes to the log as well."""
+        if not request or not validate_request(self.mode, self.flow.request, validate_inbound_headers=True):
+            return False
+        fault = BadRequest("The request is not valid HTTP: its method, its length or a header's name is not allowed.")
+        self.flow.error = mitmproxy_flow.Error(fault.message)
+        yield HttpRequestHeadersHook(self.flow)
+        yield HttpErrorHook(self.flow)
+        if self.flow.request.is_http2:
+            response = fault_response(fault, new_request_id())
+            yield SendHttp(ResponseHeaders(self.stream_id, response), self.context.client)
+            yield SendHttp(ResponseData(self.stream_id, response.raw_content or b""), self.context.client)
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+        else:
+            error = ResponseProtocolError(self.stream_id, fault.message, ErrorCode.REQUEST_VALIDATION_FAILED)
+            yield SendHttp(error, self.context.client)
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        yield from self._drop()
+        return True
 
     # -- attempts
 
@@ -209,13 +287,16 @@ class GatewayStream(HttpStream):
             exchange.attempts[-1].fault = failed
             yield from self._let_go()
             exchange.upstream = None
+            response = self.flow.response  # there is one already where headers went out early
             yield AttemptFailedHook(self.flow)
             if self._client_gone() or (yield from self.check_killed(True)):
                 return
             call = exchange.upstream
-            if self.flow.response is not None or call is None:
+            if self.flow.response is not response or call is None:
                 yield from self._answer_with(exchange.fault or failed)
                 return
+            if self.state.clock() >= self._comment_at:
+                yield from self._say_waiting(exchange)
             failed = yield from self._attempt(exchange, call)
 
     def _attempt(self, exchange: Exchange, call: UpstreamCall) -> CommandGenerator[Fault | None]:
@@ -224,18 +305,19 @@ class GatewayStream(HttpStream):
         now = self.state.clock()
         exchange.attempts.append(Attempt(call.target, now))
         exchange.answer = self._new_answer(exchange, call)
+        exchange.first_token = None
         self._held, self._reply, self._rejected = [], None, None
         self._rejection, self._rejection_size = [], 0
         self.connecting = GetHttpConnection((call.host, call.port), call.tls, None)
-        self._set_deadline(now + timeouts.connect, "did not take the connection in time")
+        self._set_deadline(min(now + timeouts.connect, self._ends), "did not take the connection in time")
         connection, err = yield self.connecting
         self.connecting = None
-        if err == OPENING_TOOK_TOO_LONG:
-            return TimedOut(self._late)
-        if err is not None or not connection.connected:
-            return ConnectFailed("could not be reached")
         if self._client_gone():
             return None
+        if err == OPENING_TOOK_TOO_LONG:
+            return self._out_of_time(exchange) if self.state.clock() >= self._ends else TimedOut(self._late)
+        if err is not None or not connection.connected:
+            return ConnectFailed("could not be reached")
         self._connection = self.context.server = self.flow.server_conn = connection
         self._reused = self.switchboard.take(connection)
         self._set_deadline(self.state.clock() + timeouts.first_token, "did not begin to answer in time")
@@ -277,12 +359,16 @@ class GatewayStream(HttpStream):
         self._set_deadline(math.inf, self._late)
         if connection is not None:
             yield from self.switchboard.retire(connection)
+            # What it said while we waited for something would be taken for the words of the next one.
+            kept = [event for event in self._paused_event_queue if not isinstance(event, _OF_UPSTREAM)]
+            self._paused_event_queue = deque(kept)
 
     # -- the reply
 
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> CommandGenerator[None]:
         exchange = self.exchange
-        assert exchange is not None and exchange.upstream is not None
+        assert exchange is not None
+        assert exchange.upstream is not None
         response = event.response
         if response.status_code != 200:
             self._rejected = response
@@ -321,18 +407,19 @@ class GatewayStream(HttpStream):
 
     def _take(self, readings: list[Reading]) -> CommandGenerator[None]:
         exchange = self.exchange
-        assert exchange is not None and exchange.answer is not None
+        assert exchange is not None
+        assert exchange.answer is not None
         if self._committed:
             yield from self._write(exchange, readings)
+            return
+        fault = _fault_in(readings)
+        if fault is not None:
+            yield from self._fail(fault)
             return
         now = self.state.clock()
         if exchange.first_token is None and any(is_content(reading) for reading in readings):
             exchange.first_token = now
-        fault = readings[-1] if isinstance(readings[-1], Fault) else None
         if isinstance(exchange.answer, WholeAnswer):
-            if fault is not None:
-                yield from self._fail(fault)
-                return
             data = exchange.answer.write(readings)
             if exchange.first_token is not None:
                 self._set_deadline(
@@ -345,10 +432,9 @@ class GatewayStream(HttpStream):
         if any(is_content(reading) or isinstance(reading, Finished) for reading in self._held):
             held, self._held = self._held, []
             self._committed = True
-            yield from self._send_headers(exchange)
+            yield from self._send_headers(exchange.headers())
             yield from self._write(exchange, held)
-        elif fault is not None:
-            yield from self._fail(fault)
+            self._see_to_alarm()  # the deadline came nearer: from the first word on it is about silence
 
     def _send_whole(self, exchange: Exchange, data: bytes) -> CommandGenerator[None]:
         yield from self._leave_upstream()
@@ -356,14 +442,21 @@ class GatewayStream(HttpStream):
         self.flow.response = http.Response.make(200, data, headers)
         yield from self.send_response()
 
-    def _send_headers(self, exchange: Exchange) -> CommandGenerator[None]:
+    def _say_waiting(self, exchange: Exchange) -> CommandGenerator[None]:
+        """Headers that go out early cannot name the target: who answers is not known yet."""
+        if not self._headers_sent:
+            unknown = ("x-gateway-target", "x-gateway-dropped")
+            yield from self._send_headers({k: v for k, v in exchange.headers().items() if k not in unknown})
+        yield from self._send(WAITING)
+
+    def _send_headers(self, said: dict[str, str]) -> CommandGenerator[None]:
         if self._headers_sent:
             return
         self._headers_sent = True
         headers = {
             "content-type": StreamedAnswer.content_type,
             "cache-control": "no-cache",
-        } | exchange.headers()
+        } | said
         version = self.flow.request.http_version
         if version == "HTTP/1.1":
             headers["transfer-encoding"] = "chunked"
@@ -381,6 +474,11 @@ class GatewayStream(HttpStream):
         """The hot path: readings of a stream that has begun."""
         answer = exchange.answer
         assert isinstance(answer, StreamedAnswer)
+        fault = None if isinstance(readings[-1], Delta) else _fault_in(readings)
+        if isinstance(fault, UpstreamFault):
+            exchange.attempts[-1].fault = fault
+            fault = type(fault)(f"{exchange.attempts[-1].target.name} {fault.message}")  # the caller is told who
+            readings = [*(reading for reading in readings if not isinstance(reading, Fault)), fault]
         data = answer.write(readings)
         if data:
             yield from self._send(data)
@@ -389,9 +487,9 @@ class GatewayStream(HttpStream):
             self.deadline = self.state.clock() + exchange.rules.defaults.timeouts.idle
             self._late = "fell silent in the middle of its answer"
             return
-        last = readings[-1]
-        if isinstance(last, Fault):
-            exchange.attempts[-1].fault = exchange.fault = last
+        if fault is not None:
+            exchange.attempts[-1].fault = exchange.attempts[-1].fault or fault
+            exchange.fault = fault
             yield from self._let_go()
         yield from self._leave_upstream()
         yield from self._end_stream()
@@ -400,14 +498,19 @@ class GatewayStream(HttpStream):
         if self.state.keep_bodies and self._kept_size < MAX_KEPT:
             self._kept.append(data)
             self._kept_size += len(data)
+            if self._show_at == math.inf:
+                self._show_at = self.state.clock() + SHOWN_EVERY
+                self._see_to_alarm()
         self._set_comment(self.state.clock())
         yield SendHttp(ResponseData(self.stream_id, data), self.context.client)
 
     def _leave_upstream(self) -> CommandGenerator[None]:
         """The answer is complete. What the upstream may still send is its connection's own business."""
+        if self._connection is not None:
+            self.switchboard.leave(self._connection)
         self._connection = None
         self._set_deadline(math.inf, self._late)
-        self._ends = self._comment_at = math.inf
+        self._ends = self._comment_at = self._show_at = math.inf
         self.server_state = self.state_done
         yield from ()
 
@@ -421,6 +524,23 @@ class GatewayStream(HttpStream):
         if (yield from self.check_killed(False)):
             return
         yield from self.flow_done()
+
+    def flow_done(self) -> CommandGenerator[None]:
+        yield from super().flow_done()
+        self._break_circles()
+
+    def _drop(self) -> CommandGenerator[None]:
+        """The end of a call that did not get to the end of its answer."""
+        yield DropStream(self.stream_id)
+        self._break_circles()
+
+    def _break_circles(self) -> None:
+        """A layer stands in its own context, and a state is a method of its own object.
+
+        Left like that, a call and its megabytes stay until the garbage collector comes by, which under load is late.
+        """
+        self.context.layers.clear()
+        self.client_state = self.server_state = _over
 
     def state_done(self, _event: events.Event) -> CommandGenerator[None]:
         """The upstream's end of message may come after the answer's: nothing waits for it."""
@@ -455,12 +575,12 @@ class GatewayStream(HttpStream):
         yield from self._let_go()
         over = self.server_state == self.state_done or self.client_state == self.state_errored
         self.client_state = self.server_state = self.state_errored
-        self._ends = self._comment_at = math.inf
+        self._ends = self._comment_at = self._show_at = math.inf
         if not over:
             self.flow.error = mitmproxy_flow.Error(message)
             yield HttpErrorHook(self.flow)
         self.flow.live = False
-        yield DropStream(self.stream_id)
+        yield from self._drop()
 
     def _upstream_broke(self, message: str) -> CommandGenerator[None]:
         exchange = self.exchange
@@ -481,43 +601,77 @@ class GatewayStream(HttpStream):
         if self._committed:
             assert self.exchange is not None
             yield from self._write(self.exchange, [fault])
-        else:
-            yield from self._fail(fault)
+            return
+        if self._rejected is not None:
+            # Its status says more than that its error page broke off.
+            retry_after = self._rejected.headers.get("retry-after")
+            known = rejection(self._rejected.status_code, b"".join(self._rejection), retry_after)
+            fault = known if isinstance(known, UpstreamFault) else fault
+        yield from self._fail(fault)
 
     # -- time
 
     def _set_deadline(self, at: float, late: str) -> None:
         self.deadline = at
         self._late = late
-        self.switchboard.earliest = min(self.switchboard.earliest, at)
+        self._see_to_alarm()
 
     def _set_ends(self, at: float) -> None:
         self._ends = at
-        self.switchboard.earliest = min(self.switchboard.earliest, at)
+        self._see_to_alarm()
 
     def _set_comment(self, now: float) -> None:
         if self.exchange is not None:
             self._comment_at = now + self.exchange.rules.defaults.timeouts.keep_alive
             self.switchboard.earliest = min(self.switchboard.earliest, self._comment_at)
 
+    def _see_to_alarm(self) -> None:
+        self.switchboard.earliest = min(self.switchboard.earliest, self.wake)
+
     def _tick(self) -> CommandGenerator[None]:
         now = self.state.clock()
         exchange = self.exchange
+        if exchange is not None and self.client_state != self.state_done and now >= self._ends:
+            yield from self._request_is_late()
+            return
         if exchange is None or exchange.ended or exchange.upstream is None:
             return
         if self.flow.error is not None and self.flow.error.msg == mitmproxy_flow.Error.KILLED_MESSAGE:
             yield from self._let_go()
             yield from self.check_killed(True)
         elif now >= self._ends:
-            exchange.waiting.clear()
-            self._ends = math.inf
-            yield from self._attempt_ended(TimedOut("took longer than the whole call may take"))
+            yield from self._attempt_ended(self._out_of_time(exchange))
         elif now >= self.deadline:
             yield from self._attempt_ended(TimedOut(self._late))
         elif now >= self._comment_at:
-            yield from self._send_headers(exchange)
-            yield from self._send(WAITING)
+            yield from self._say_waiting(exchange)
+        elif now >= self._show_at:
+            self._show_at = math.inf
+            if self.flow.response is not None:
+                self.flow.response.data.content = b"".join(self._kept)
+                yield AnswerGrowsHook(self.flow)
+
+    def _out_of_time(self, exchange: Exchange) -> TimedOut:
+        """The fault of a call that took too long as a whole: nobody else is asked."""
+        exchange.waiting.clear()
+        self._ends = math.inf
+        return TimedOut("took longer than the whole call may take")
 
     def _client_gone(self) -> bool:
         """True where the caller left while we were waiting for something: its leaving is the next event."""
         return any(isinstance(event, RequestProtocolError) for event in self._paused_event_queue)
+
+
+def _fault_in(readings: list[Reading]) -> Fault | None:
+    """The fault that ends these readings, if one does: what comes after the end of an answer is not part of it."""
+    for reading in readings:
+        if isinstance(reading, Fault):
+            return reading
+        if isinstance(reading, Finished):
+            return None
+    return None
+
+
+def _over(_event: events.Event) -> CommandGenerator[None]:
+    """The state of a call that has ended: nothing that still comes matters."""
+    yield from ()

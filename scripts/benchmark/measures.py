@@ -78,7 +78,7 @@ FULL = Extent(
 )
 QUICK = Extent(
     rounds=5,
-    series_seconds=2.5,
+    series_seconds=1.5,
     load_seconds=0.4,
     calls=100,
     first_calls=30,
@@ -88,7 +88,7 @@ QUICK = Extent(
     few=200,
     starts=1,
     growth_seconds=10,
-    settle=3,
+    settle=2,
     limit=90,
 )
 

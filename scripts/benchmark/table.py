@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -59,9 +60,10 @@ def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
     """A coloured table on a terminal, aligned text elsewhere."""
     console = Console()
     if console.is_terminal:
-        table = Table(*HEADINGS, header_style="bold")
-        for column in table.columns[2:7]:
-            column.justify = "right"
+        table = Table(*HEADINGS, header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for number, column in enumerate(table.columns):
+            column.no_wrap = number not in (0, 7)  # on a narrow terminal the words give way, not the figures
+            column.justify = "right" if 2 <= number < 7 else "left"
         for row in rows:
             style = {True: "green", False: "red", None: None}[row.met]
             table.add_row(*_cells(row), style=style)

@@ -19,6 +19,7 @@ import asyncio
 import gc
 import json
 import re
+import signal
 import sys
 from typing import cast
 
@@ -304,6 +305,7 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches us too: our starter decides
     gc.freeze()
     gc.disable()  # a collection in the middle of a round would be blamed on what is measured
     uvloop.run(serve())
