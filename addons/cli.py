@@ -83,6 +83,10 @@ async def _run(
         logger.info("mitmweb shows every call at {}", gateway.web_url)
     if not rules.keys.required:
         logger.info("no keys are set: only this machine can call, and needs none")
+    for name, row in rules.file.providers.items():
+        said = gateway.state.health().get(name)
+        if row.dialect == "ollama" or said == "no key":
+            logger.info("{}: {}", name, said)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
