@@ -176,7 +176,7 @@ def no_target_left(exchange: Exchange) -> Fault:
     skipped = exchange.decision.skipped if exchange.decision is not None else ()
     story += [f"{skip.target} was skipped: {skip.why}" for skip in skipped]
     if kept and all(isinstance(fault, ModelMissing | BadRequest) for fault in kept):
-        model = exchange.request.model if exchange.request is not None else ""
+        model = exchange.request.model[:200] if exchange.request is not None else ""
         return ModelNotFound(
             f"The model `{model}` does not exist or you do not have access to it ({'; '.join(story)}).",
             param="model",

@@ -8,6 +8,7 @@ arrived in one read becomes one event, which is what lets a burst of tokens cost
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -178,8 +179,10 @@ class CallerHttp1(Http1Server):
 
     def _refuse(self, fault: Fault) -> CommandGenerator[None]:
         if self.conn.state & ConnectionState.CAN_WRITE:
-            response = fault_response(fault, self._make_request_id(), {"connection": "close"})
+            request_id = self._make_request_id()
+            response = fault_response(fault, request_id, {"connection": "close"})
             yield commands.SendData(self.conn, http1.assemble_response(response))
+            yield commands.Log(f"{fault.status} an unreadable request, {request_id} - {fault.message}", logging.WARNING)
             yield commands.CloseTcpConnection(self.conn, half_close=True)
         self.buf = type(self.buf)()
         self.state = self.ignore

@@ -119,9 +119,9 @@ class GatewayLayer(HttpLayer):
 
     def _set_alarm(self) -> CommandGenerator[None]:
         now = self.state.clock()
-        delay = min(max(self.earliest - now, 0.001), LONGEST_SLEEP)
-        self._wake_at = now + delay
-        self._alarm = commands.RequestWakeup(delay)
+        # What the alarm is for, not when it comes: an alarm that is due must not be replaced by the next event's.
+        self._wake_at = min(self.earliest, now + LONGEST_SLEEP)
+        self._alarm = commands.RequestWakeup(max(self._wake_at - now, 0.001))
         yield self._alarm
 
     # -- upstream connections

@@ -17,13 +17,14 @@ from addons.failover import next_call, no_target_left
 from addons.http1 import fault_response
 from addons.local import ENDPOINTS, Endpoint
 from addons.state import State, new_request_id
-from rules.access import Client, bearer
+from rules.access import Client, bearer, is_local_origin
 from rules.conditions import Facts
 from rules.decide import Decision, decide
 from wire.check import check_chat, parse_body
 from wire.errors import (
     BadRequest,
     Fault,
+    Forbidden,
     KeyMissing,
     MethodNotAllowed,
     ModelNotFound,
@@ -72,6 +73,11 @@ class Request:
         endpoint = find_endpoint(flow)
         if not (endpoint is not None and endpoint.open):
             exchange.client = identify(exchange, key)
+        origin = flow.request.headers.get("origin")
+        if origin is not None and not exchange.rules.keys.required and not is_local_origin(origin):
+            raise Forbidden(
+                "Without keys, calls from web pages of other machines are refused. Set API_KEYS and send one of them."
+            )
         if endpoint is None:
             path = readable(flow.request.path.partition("?")[0])
             raise NotFound(f"Invalid URL ({readable(flow.request.method)[:20]} {path[:200]})")

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from mitmproxy.connection import Client as ClientConnection
 
 from addons.exchange import Exchange, Exchanges
+from addons.logs import redactor
 from rules.conditions import Seen
 from rules.decide import Rules
 
@@ -59,6 +60,8 @@ class State:
         return self._started
 
     def __post_init__(self) -> None:
+        self.clean = redactor(self.rules.secrets)
+        """Masks the secrets of the rules in a text."""
         self._started = int(self.wall())
 
     def health(self) -> dict[str, Any]:
@@ -76,7 +79,7 @@ class State:
                 said[name] = "unreachable"
         away = any(seen.reached and seen.models is None for seen in self.seen.values())
         stands_in = self.sandbox_port is not None and not away
-        status = "healthy" if connected == len(real) else "degraded" if connected or stands_in else "unhealthy"
+        status = "healthy" if connected == len(real) > 0 else "degraded" if connected or stands_in else "unhealthy"
         models = sorted(name for provider in real for name in self.names.get(provider, ()))
         return {"status": status, **said, "models": models}
 

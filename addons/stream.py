@@ -284,6 +284,7 @@ class GatewayStream(HttpStream):
         assert exchange is not None
         failed: Fault | None = fault
         while failed is not None:
+            failed.message = self.state.clean(failed.message)  # an upstream may quote the key that we sent
             exchange.attempts[-1].fault = failed
             yield from self._let_go()
             exchange.upstream = None
@@ -479,6 +480,8 @@ class GatewayStream(HttpStream):
             exchange.attempts[-1].fault = fault
             fault = type(fault)(f"{exchange.attempts[-1].target.name} {fault.message}")  # the caller is told who
             readings = [*(reading for reading in readings if not isinstance(reading, Fault)), fault]
+        if fault is not None:
+            fault.message = self.state.clean(fault.message)
         data = answer.write(readings)
         if data:
             yield from self._send(data)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 ANONYMOUS = "anonymous"
 
@@ -74,6 +75,15 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_local_origin(origin: str) -> bool:
+    """True for a page that this machine serves itself. Without keys, any other page open in a browser here is refused:
+    it could send calls in its visitor's name, and somebody pays for them."""
+    try:
+        return is_loopback(urlsplit(origin).hostname or "?")
     except ValueError:
         return False
 

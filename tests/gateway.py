@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import uvloop
@@ -26,7 +26,9 @@ from wire.profiles import PROFILES
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def quick_rules(*, ollama: str | None = None, deepseek: str | None = None, key: str = "sk-ds-test", more: str = "") -> str:
+def quick_rules(
+    *, ollama: str | None = None, deepseek: str | None = None, key: str = "sk-ds-test", more: str = ""
+) -> str:
     """A rules file with short time limits: every call goes to Ollama first, then to DeepSeek, as far as they exist."""
     providers, use = [], []
     if ollama is not None:
@@ -84,10 +86,9 @@ class Gateway:
         self._thread.join()
         self._loop.close()
 
-    def run[T](self, awaitable: object) -> T:
+    def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine in the gateway's own loop."""
-        future = asyncio.run_coroutine_threadsafe(awaitable, self._loop)  # type: ignore[arg-type, var-annotated]
-        return future.result(30)  # type: ignore[no-any-return]
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     @property
     def state(self) -> State:
@@ -102,9 +103,7 @@ class Gateway:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, key: str = "sk-caller") -> httpx.Client:
-        return httpx.Client(
-            base_url=self.url, timeout=15, trust_env=False, headers={"authorization": f"Bearer {key}"}
-        )
+        return httpx.Client(base_url=self.url, timeout=15, trust_env=False, headers={"authorization": f"Bearer {key}"})
 
     def chat(self, text: str = "hello there", *, model: str = "qwen2.5:7b", **more: object) -> httpx.Response:
         """One whole or streamed call, read to its end."""

@@ -6,6 +6,7 @@
     |  `- ContextTooLong            ... context_length_exceeded
     |- Unauthorized             401 invalid_api_key
     |  `- KeyMissing                ... no key at all: code null, as OpenAI has it
+    |- Forbidden                403 a web page that is not of this machine, while no keys are set
     |- NotFound                 404 no such URL
     |  `- ModelNotFound             ... model_not_found
     |- MethodNotAllowed         405
@@ -77,6 +78,12 @@ class Unauthorized(Fault):
 
 class KeyMissing(Unauthorized):
     code = None
+
+
+class Forbidden(Fault):
+    status = 403
+    type = "request_forbidden"
+    code = "origin_not_allowed"
 
 
 class NotFound(Fault):

@@ -1,0 +1,168 @@
+"""The sandbox: deterministic, honest about what it is, and an Ollama server to whoever asks it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from addons.sandbox import MODELS, Sandbox
+from tests.addons.doors import NO_TLS
+from tests.gateway import Gateway
+
+USER = [{"role": "user", "content": "hello there"}]
+SAID = "This is unigate's sandbox model, not a real one. You said: hello there"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {
+    "city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}, "exact": {"type": "boolean"},
+    "list": {"type": "array"}, "more": {"type": "object"}, "any": True,
+}}}}  # fmt: skip
+
+
+def ask(method: str, path: str, body: object = None) -> httpx.Response:
+    """One request to a sandbox of its own."""
+
+    async def run() -> httpx.Response:
+        server = Sandbox()
+        port = server.start()
+        try:
+            async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
+                content = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
+                return await client.request(method, f"http://127.0.0.1:{port}{path}", content=content)
+        finally:
+            await server.stop()
+
+    return asyncio.run(run())
+
+
+def chat(**body: object) -> list[dict[str, Any]]:
+    answer = ask("POST", "/api/chat", {"model": "fast", "messages": USER, **body})
+    assert answer.status_code == 200, answer.text
+    return [json.loads(row) for row in answer.text.splitlines()]
+
+
+def text(rows: list[dict[str, Any]], field: str = "content") -> str:
+    return "".join(row["message"].get(field, "") for row in rows)
+
+
+def test_it_says_what_it_is_and_what_was_said() -> None:
+    rows = chat()
+    assert text(rows) == SAID
+    assert [row["done"] for row in rows] == [False] * 13 + [True]
+    assert {"done_reason": "stop", "prompt_eval_count": 2, "eval_count": 13}.items() <= rows[-1].items()
+    assert rows[0]["model"] == "fast"
+    assert rows[0]["created_at"].endswith("Z")
+
+
+def test_a_whole_answer_is_one_object() -> None:
+    (row,) = chat(stream=False)
+    assert row["message"] == {"role": "assistant", "content": SAID}
+    assert (row["done"], row["done_reason"]) == (True, "stop")
+    (row,) = chat(stream=False, model="think", tools=[TOOL])
+    assert row["message"]["thinking"].startswith("The user says 11 characters.")
+    assert row["message"]["tool_calls"][0]["function"]["name"] == "weather"
+
+
+def test_it_stops_where_it_is_told_to() -> None:
+    rows = chat(options={"num_predict": 3})
+    assert text(rows) == "This is unigate's "
+    assert (rows[-1]["done_reason"], rows[-1]["eval_count"]) == ("length", 3)
+
+
+def test_it_thinks_unless_told_not_to() -> None:
+    assert text(chat(model="think"), "thinking") == "The user says 11 characters. I say them back."
+    assert text(chat(model="think", think=False), "thinking") == ""
+
+
+def test_it_calls_the_first_tool_with_arguments_that_fit_and_repeats_the_result() -> None:
+    (call,) = [row["message"]["tool_calls"] for row in chat(tools=[TOOL]) if "tool_calls" in row["message"]]
+    arguments = {
+        "city": "sandbox city",
+        "days": 1,
+        "unit": "C",
+        "exact": True,
+        "list": [],
+        "more": {},
+        "any": "sandbox any",
+    }
+    assert call == [{"function": {"index": 0, "name": "weather", "arguments": arguments}}]
+    rows = chat(tools=[TOOL], messages=[*USER, {"role": "tool", "tool_name": "weather", "content": "rain"}])
+    assert text(rows).endswith("The tool weather said: rain")
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"properties": []}, "none"])
+def test_a_tool_without_parameters_is_called_without_arguments(parameters: object) -> None:
+    function = {"name": "now"} if parameters == "none" else {"name": "now", "parameters": parameters}
+    rows = chat(tools=[{"type": "function", "function": function}])
+    assert rows[0]["message"]["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_no_messages_only_load_the_model_as_ollama_does() -> None:
+    for body in ({"model": "fast"}, {"model": "fast", "messages": []}):
+        answer = ask("POST", "/api/chat", body)
+        assert (answer.status_code, answer.json()["done_reason"]) == (200, "load")
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [
+    ("GET", "/", 200), ("HEAD", "/", 200), ("GET", "/api/version", 200), ("GET", "/nothing", 404), ("GET", "/api/chat", 405),
+])  # fmt: skip
+def test_its_other_paths_answer_too(method: str, path: str, status: int) -> None:
+    assert ask(method, path).status_code == status
+
+
+def test_it_lists_and_shows_its_models() -> None:
+    names = [row["name"] for row in ask("GET", "/api/tags").json()["models"]]
+    assert names == [f"{name}:latest" for name in MODELS]
+    assert ask("POST", "/api/show", {"model": "think:latest"}).json()["capabilities"] == [
+        "completion",
+        "tools",
+        "thinking",
+    ]
+    assert ask("POST", "/api/show", {"model": "nope"}).json() == {"error": "model 'nope' not found"}
+
+
+BAD: dict[str, tuple[object, int]] = {
+    "not JSON": (b"hello", 400),
+    "no object": ([1], 400),
+    "no such model": ({"model": "nope", "messages": USER}, 404),
+    "a string as messages": ({"model": "fast", "messages": "hi"}, 400),
+    "a string as message": ({"model": "fast", "messages": ["hi"]}, 400),
+    "a string as tools": ({"model": "fast", "messages": USER, "tools": "hammer"}, 400),
+    "a tool without a name": ({"model": "fast", "messages": USER, "tools": [{"function": {}}]}, 400),
+    "the model that fails": ({"model": "fail", "messages": USER}, 503),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_is_told_so_in_ollamas_form(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    body, status = BAD[case]
+    answer = ask("POST", "/api/chat", body)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_the_model_that_breaks_off_does_so() -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        ask("POST", "/api/chat", {"model": "cut", "messages": USER})
+
+
+RULES = "providers: {s: {dialect: sandbox}}\nrules: [{name: all, use: ['s/{model}']}]\ndefaults: {timeouts: {first_token: 300ms}}"
+
+
+def test_its_models_try_every_way_out_through_a_gateway() -> None:
+    expected: dict[str, Callable[[httpx.Response], bool]] = {
+        "fast": lambda answer: answer.json()["choices"][0]["message"]["content"] == SAID,
+        "think": lambda answer: answer.json()["choices"][0]["message"]["reasoning_content"].startswith("The user"),
+        "fail": lambda answer: answer.status_code == 503,
+        "cut": lambda answer: answer.json()["error"]["code"] == "upstream_cut",
+        "silent": lambda answer: answer.status_code == 504,
+    }
+    with Gateway(RULES) as gateway:
+        for model, holds in expected.items():
+            answer = gateway.chat(model=model)
+            assert holds(answer), f"{model}: {answer.text}"
+        assert gateway.state.health() == {"status": "healthy", "models": []}
