@@ -6,8 +6,11 @@ here, in an ordinary hook.
 
 from __future__ import annotations
 
+from asyncio import StreamWriter
+
 from mitmproxy import ctx
 from mitmproxy.addons.next_layer import NextLayer
+from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy import commands, events, layer
@@ -38,6 +41,7 @@ class Failover:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        state.is_behind = is_behind
 
     def next_layer(self, data: layer.NextLayer) -> None:
         # Under `-s` our hook runs before the core's, so the core is asked first.
@@ -57,8 +61,7 @@ class Failover:
             parent.child_layer = ours  # type: ignore[attr-defined]  # every layer that we walked through has one
 
     def client_connected(self, client: Client) -> None:
-        servers = ctx.master.addons.get("proxyserver")
-        handler = servers.connections.get(client.id) if servers is not None else None
+        handler = _handler(client)
         if handler is not None:
             look_after(handler)
 
@@ -75,6 +78,19 @@ class Failover:
         exchange.upstream = next_call(exchange, self.state)
         if exchange.upstream is None:
             exchange.fault = no_target_left(exchange)
+
+
+def _handler(client: Client) -> ConnectionHandler | None:
+    servers: Proxyserver | None = ctx.master.addons.get("proxyserver")
+    return servers.connections.get(client.id) if servers is not None else None
+
+
+def is_behind(client: Client) -> bool:
+    """Whether a caller has not yet taken what was written to it."""
+    handler = _handler(client)
+    io = handler.transports.get(client) if handler is not None else None
+    writer = io.writer if io is not None else None
+    return isinstance(writer, StreamWriter) and writer.transport.get_write_buffer_size() > 0
 
 
 def look_after(handler: ConnectionHandler) -> None:

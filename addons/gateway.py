@@ -1,6 +1,6 @@
 """Builds the gateway's parts and lists its addons in order. Also the file for the stock tools:
 
-    mitmweb -s addons/gateway.py --mode reverse:http://127.0.0.1:9
+    mitmweb -s addons/gateway.py --mode reverse:http://127.0.0.1:9 --listen-host 127.0.0.1
 
 The address behind `reverse:` is never dialled: every call goes where rules.yaml says.
 """

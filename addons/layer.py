@@ -186,6 +186,10 @@ class GatewayLayer(HttpLayer):
         if connection in self._upstreams:
             self._upstreams[connection].left = self.state.clock()
 
+    def caller_is_behind(self) -> bool:
+        """True while the caller has not taken what it was sent."""
+        return self.state.is_behind(self.context.client)
+
     def _retire_left_behind(self) -> CommandGenerator[None]:
         """Servers that never end a reply after its last word would gather connections, one per call."""
         past = self.state.clock() - TIME_TO_END

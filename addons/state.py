@@ -51,6 +51,8 @@ class State:
     """No new calls: we are about to stop."""
     keep_bodies: bool = False
     """Somebody looks at flows (mitmweb, a file): streamed answers are kept for them, up to a bound."""
+    is_behind: Callable[[ClientConnection], bool] = lambda client: False
+    """Whether a caller has not yet taken what was written to it."""
     report_down: Callable[[str], None] = lambda provider: None
     """Tells the inventory that a provider's server did not answer."""
 
