@@ -49,6 +49,8 @@ MAX_DISCARDED = 256 * 1024 * 1024
 """Bytes of an unwanted request body that are read past, so that its sender gets to see the answer."""
 MAX_KEPT = 1024 * 1024
 """Bytes of a streamed answer that are kept for whoever looks at the flow."""
+TIME_TO_SEND_ON = 30.0
+"""Seconds in which a caller who has its answer already may go on sending its request."""
 TIME_TO_HEAR = 5.0
 """Seconds that a caller who was too slow has for taking note of it."""
 WHILE_PAUSED = 0.05
@@ -118,6 +120,10 @@ class CallerStream(HttpStream):
         return self._paused is not None
 
     @property
+    def flow_is_over(self) -> bool:
+        return self.server_state is _over
+
+    @property
     def wake(self) -> float:
         """When the clock should be looked at next."""
         if self.connecting is not None:
@@ -149,6 +155,7 @@ class CallerStream(HttpStream):
             # The body may never come, and then the next request would be taken for it.
             self.flow.response.headers["connection"] = "close"
         self.client_state = self.state_discard_request_body
+        self._set_ends(self.state.clock() + TIME_TO_SEND_ON)
         yield from self.send_response()
 
     def state_consume_request_body(self, event: events.Event) -> CommandGenerator[None]:

@@ -16,6 +16,7 @@ from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.server import ConnectionHandler
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.exchange import Attempt, Exchange, UpstreamCall
 from addons.layer import GatewayLayer
@@ -64,6 +65,11 @@ class Failover:
         handler = _handler(client)
         if handler is not None:
             look_after(handler)
+
+    def server_connect(self, data: ServerConnectionHookData) -> None:
+        """Fail closed: whatever mode or option brought it about, nothing is dialled that no rule has named."""
+        if data.server not in self.state.dialled:
+            data.server.error = "unigate connects to nothing but the targets of its rules"
 
     def attempt_failed(self, flow: HTTPFlow) -> None:
         exchange = self.state.exchanges[flow]

@@ -19,7 +19,7 @@ from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.options import Options
-from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 
 # Under `-s` mitmproxy puts this file's own folder on the path, not the project's.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -44,6 +44,10 @@ def gateway_addons(state: State) -> list[object]:
     return [*(Guard(addon, state) for addon in working), Life(state)]
 
 
+NOWHERE = "reverse:http://127.0.0.1:9"
+"""Reverse mode wants an address; ours is the discard port, and never dialled."""
+
+
 def check_bind(rules: Rules, host: str) -> None:
     """Raises SettingsError where anybody could reach us and nobody needs a key."""
     if not rules.keys.required and not is_loopback(host):
@@ -60,6 +64,8 @@ def check_binds(rules: Rules, options: Options) -> None:
             mode = ProxyMode.parse(text)
         except ValueError:
             continue  # mitmproxy refuses it in its own words
+        if not isinstance(mode, ReverseMode) or mode.scheme != "http":
+            raise SettingsError(f"the mode '{text}' is not served; use {NOWHERE}")
         check_bind(rules, mode.listen_host(options.listen_host))
 
 

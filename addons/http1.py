@@ -137,6 +137,8 @@ class CallerHttp1(Http1Server):
             yield from self._refuse(BadRequest("The request could not be read: it is not valid HTTP."))
             return
         yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, size == 0))
+        if self.state == self.ignore:
+            return  # the stream has refused it by now
         self.body_reader = make_body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
@@ -176,6 +178,8 @@ class CallerHttp1(Http1Server):
             yield from self._refuse(BadRequest(event.message))
         else:
             yield from super().send(event)
+            if isinstance(event, ResponseHeaders) and event.response.status_code < 200:
+                self.response = None  # "100 Continue" is not the answer yet
 
     def _refuse(self, fault: Fault) -> CommandGenerator[None]:
         if self.conn.state & ConnectionState.CAN_WRITE:

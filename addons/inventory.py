@@ -22,6 +22,7 @@ from loguru import logger
 from addons.state import State
 from rules.conditions import Seen, model_name
 from rules.schema import Provider
+from wire.dialects import DIALECTS, Facets
 
 REMOTE_INTERVAL = 60.0
 """Seconds between two looks at a server that is not asked for models."""
@@ -122,7 +123,9 @@ class Inventory:
         before = self.state.seen.get(name, Seen())
         models: frozenset[str] | None = None
         for url in provider.urls:
-            found = await (self._ollama_models(url) if provider.dialect == "ollama" else self._answers(url, provider))
+            found = await (
+                self._ollama_models(url, provider) if provider.dialect == "ollama" else self._answers(url, provider)
+            )
             if found is not None:
                 models = found if models is None else models | found
         if models is not None:
@@ -134,8 +137,8 @@ class Inventory:
         if (before.models is None) != (models is None) and self._reached[name]:
             logger.info("{} is {}", name, "connected" if models is not None else "away")
 
-    async def _ollama_models(self, url: str) -> frozenset[str] | None:
-        answer = await self._get(_at(url, "/api/tags", drop=("/api/chat", "/api", "/v1")), {})
+    async def _ollama_models(self, url: str, provider: Provider) -> frozenset[str] | None:
+        answer = await self._get(_models_url(url, provider), {})
         match answer:
             case {"models": list(rows)}:
                 return frozenset(
@@ -151,7 +154,7 @@ class Inventory:
         if key == "":
             return None
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        answer = await self._get(_at(url, "/models", drop=("/chat/completions",)), headers)
+        answer = await self._get(_models_url(url, provider), headers)
         return frozenset() if answer is not None else None
 
     async def _get(self, url: str, headers: dict[str, str]) -> Any:
@@ -165,9 +168,7 @@ class Inventory:
             return None
 
 
-def _at(url: str, path: str, drop: tuple[str, ...]) -> str:
+def _models_url(url: str, provider: Provider) -> str:
     parts = urlsplit(url)
-    base = parts.path.rstrip("/")
-    for ending in drop:
-        base = base.removesuffix(ending)
-    return urlunsplit((parts.scheme, parts.netloc, base + path, "", ""))
+    path = DIALECTS[provider.dialect].models_path(parts.path, Facets(provider.profile))
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))

@@ -84,10 +84,9 @@ class GatewayLayer(HttpLayer):
                     limit = self.state.rules.defaults.limits.headers
                     self.connections[self.context.client] = CallerHttp1(self.context.fork(), limit, new_request_id)
                 yield from super()._handle_event(event)
-            case events.Wakeup():
-                if event.command is self._alarm:
-                    self._alarm, self._wake_at = None, math.inf
-                    yield from self._look_at_the_clock()
+            case events.Wakeup() if event.command is self._alarm:
+                self._alarm, self._wake_at = None, math.inf
+                yield from self._look_at_the_clock()
             case events.ConnectionEvent() if event.connection not in self.connections:
                 pass  # the last words of a connection that we have let go
             case events.CommandCompleted() if event.command not in self.command_sources:
@@ -136,6 +135,7 @@ class GatewayLayer(HttpLayer):
                 return
         context = self.context.fork()
         context.server = Server(address=event.address)
+        self.state.dialled.add(context.server)
         stack = tunnel.LayerStack()
         if event.tls:
             context.server.sni = event.address[0]

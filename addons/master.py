@@ -28,13 +28,11 @@ from mitmproxy.options import Options
 from mitmproxy.tools.web.master import WebMaster
 from mitmproxy.utils.asyncio_utils import install_exception_handler, set_eager_task_factory
 
-from addons.gateway import check_bind, gateway_addons
+from addons.gateway import NOWHERE, check_bind, gateway_addons
 from addons.settings import SettingsError
 from addons.state import State
 from rules.decide import Rules
 
-NOWHERE = "reverse:http://127.0.0.1:9"
-"""Reverse mode wants an address; ours is the discard port, and never dialled."""
 DRAIN = 10.0
 """Seconds that calls under way have to finish when we are asked to stop."""
 

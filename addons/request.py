@@ -35,7 +35,10 @@ from wire.errors import (
     Unauthorized,
 )
 
-SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"api-key", b"x-api-key", b"cookie"})
+SECRET_HEADERS = frozenset(
+    # Browsers put the key into a subprotocol's name, for they cannot set headers on a websocket.
+    {b"authorization", b"proxy-authorization", b"api-key", b"x-api-key", b"cookie", b"sec-websocket-protocol"}
+)
 SECRET_PARAMETERS = frozenset({"api_key", "api-key", "key"})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from mitmproxy.connection import Client as ClientConnection
+from mitmproxy.connection import Server as ServerConnection
 
 from addons.exchange import Exchange, Exchanges
 from addons.logs import redactor
@@ -39,6 +40,8 @@ class State:
     exchanges: Exchanges = field(default_factory=WeakKeyDictionary)
     served: WeakSet[ClientConnection] = field(default_factory=WeakSet)
     """Connections that our own layer serves. A flow of any other connection is refused: nothing would guard it."""
+    dialled: WeakSet[ServerConnection] = field(default_factory=WeakSet)
+    """Upstream connections that our own layer asked for. Any other one is refused before it is opened."""
     seen: Mapping[str, Seen] = field(default_factory=dict)
     """provider -> what is known of its server; the inventory's to say."""
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from loguru import logger
 from mitmproxy import flow as mitmproxy_flow
 from mitmproxy import http
 from mitmproxy.connection import Connection
@@ -18,6 +19,7 @@ from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import GetHttpConnection, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestProtocolError,
     ResponseData,
     ResponseEndOfMessage,
@@ -38,6 +40,8 @@ MAX_REJECTION = 64 * 1024
 """Bytes of an error body that are read; the rest says nothing new."""
 OPENING_TOOK_TOO_LONG = "opening took too long"
 """What a GetHttpConnection is answered with when its time is up."""
+AT_ONCE = 0.2
+"""Seconds in which a connection that was idle breaks if its server had closed it already."""
 SILENT = "fell silent in the middle of its answer"
 _OF_UPSTREAM = (ResponseHeaders, ResponseData, ResponseEndOfMessage, ResponseProtocolError)
 
@@ -62,6 +66,7 @@ class GatewayStream(CallerStream):
         super().__init__(context, stream_id, state, switchboard)
         self._connection: Connection | None = None
         self._reused = False
+        self._sent_at = 0.0
         self._reply: Reply | None = None
         self._rejection: list[bytes] = []
         self._rejection_size = 0
@@ -70,12 +75,36 @@ class GatewayStream(CallerStream):
         self._committed = False
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        if type(event) is ResponseData:
-            yield from self.server_state(event)
-        elif isinstance(event, Tick):
-            yield from self._tick()
-        else:
-            yield from super()._handle_event(event)
+        try:
+            if type(event) is ResponseData:
+                yield from self.server_state(event)
+            elif isinstance(event, Tick):
+                yield from self._tick()
+            else:
+                yield from super()._handle_event(event)
+        except Exception:
+            yield from self._crashed()
+
+    def _crashed(self) -> CommandGenerator[None]:
+        """A bug of ours in the middle of a call. mitmproxy would log it and leave the caller waiting for ever."""
+        request_id = self.exchange.request_id if self.exchange is not None else ""
+        logger.opt(exception=True).error("the layer failed, {}: the call is ended", request_id)
+        yield from self._let_go()
+        if self.exchange is not None:
+            self.exchange.upstream = None
+            self.exchange.waiting.clear()
+        if self._headers_sent or (self.flow.response is None and self.server_state != self.state_done):
+            yield from self._answer_with(Fault("The gateway had an internal error; its log has the details."))
+            return
+        yield SendHttp(ResponseProtocolError(self.stream_id, "killed", ErrorCode.KILL), self.context.client)
+        yield from self._drop()
+
+    def check_killed(self, emit_error_hook: bool) -> CommandGenerator[bool]:
+        killed: bool = yield from super().check_killed(emit_error_hook)
+        if killed:
+            yield from self._let_go()
+            yield from self._drop()
+        return killed
 
     # -- attempts
 
@@ -109,6 +138,8 @@ class GatewayStream(CallerStream):
                 return
             if self.state.clock() >= self._comment_at:
                 yield from self._say_waiting(exchange)
+                if self._client_gone():
+                    return
             failed = yield from self._attempt(exchange, call)
 
     def _attempt(self, exchange: Exchange, call: UpstreamCall) -> CommandGenerator[Fault | None]:
@@ -134,6 +165,7 @@ class GatewayStream(CallerStream):
         self._reused = self.switchboard.take(connection)
         self._set_deadline(self.state.clock() + timeouts.first_token, "did not begin to answer in time")
         self.server_state = self.state_wait_for_response_headers
+        self._sent_at = self.state.clock()
         yield SendHttp(CallData(self.stream_id, call.head(), call.body), connection)
         return None
 
@@ -285,6 +317,8 @@ class GatewayStream(CallerStream):
         yield from self.send_response()
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> CommandGenerator[None]:
+        if self.flow_is_over:
+            return
         if isinstance(event, RequestProtocolError):
             yield from self._caller_left(event.message)
         elif self._connection is not None:
@@ -304,7 +338,9 @@ class GatewayStream(CallerStream):
     def _upstream_broke(self, message: str) -> CommandGenerator[None]:
         exchange = self.exchange
         assert exchange is not None
-        fresh_try = self._reused and self._reply is None and self._rejected is None
+        # A server that closes an idle connection does so at once; one that worked on the call must not get it twice.
+        at_once = self.state.clock() - self._sent_at < AT_ONCE
+        fresh_try = self._reused and at_once and self._reply is None and self._rejected is None
         if fresh_try and exchange.upstream is not None:
             # The server closed an idle connection just as we used it: it has not seen the call.
             yield from self._let_go()

@@ -14,6 +14,8 @@ import orjson
 from wire.errors import BadRequest
 from wire.openai import ChatRequest, Json
 
+MAX_NAME = 256
+"""Characters of a model's name. It stands in errors, headers and logs."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MEDIA_PARTS = frozenset({"image_url", "input_audio", "file"})
 
@@ -48,6 +50,8 @@ def check_chat(body: Json) -> ChatRequest:
     model = _required(body, "model", str)
     if not model.strip():
         raise InvalidValue("'model' is empty. Name a model, for example 'qwen2.5:7b'.", param="model")
+    if len(model) > MAX_NAME:
+        raise InvalidValue(f"'model' is {len(model)} characters long; a name has at most {MAX_NAME}.", param="model")
     messages = _required(body, "messages", list)
     if not messages:
         raise InvalidValue("'messages' is empty. Send at least one message.", param="messages")

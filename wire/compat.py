@@ -21,12 +21,16 @@ from wire.openai import (
     Translated,
     Usage,
     arguments_text,
+    can_be_written,
+    count,
     encoded,
     is_neutral,
 )
 from wire.profiles import Profile
 from wire.sse import Event, SseDecoder
 
+_PLAIN = frozenset({"content", "reasoning_content", "refusal"})
+"""Keys whose values are strings: those can always be written."""
 _MAX_WHOLE = 64 * 1024 * 1024
 """Bytes of a reply that comes whole although a stream was asked."""
 
@@ -189,6 +193,10 @@ class CompatReply:
     def _read(self, events: list[Event]) -> list[Reading]:
         readings: list[Reading] = []
         for name, data in events:
+            if data.strip() == b"[DONE]" and not self._begun:
+                self._over = True
+                readings.append(Cut("said that it was done before it said anything"))
+                break
             if data.strip() == b"[DONE]":
                 self._over = True
                 readings += [Delta({}, "tool_calls", choice) for choice in self._calls if choice not in self._ended]
@@ -252,6 +260,9 @@ class CompatReply:
             if reason == "stop" and index in self._calls:
                 reason = "tool_calls"
         logprobs = _logprobs(choice.get("logprobs"))
+        if logprobs is not None and not can_be_written(logprobs):
+            readings.append(Garbled("sent logprobs that cannot be passed on"))
+            return
         if delta or reason is not None or logprobs is not None:
             readings.append(Delta(delta, reason, index, logprobs))
 
@@ -272,6 +283,8 @@ class CompatReply:
             if None in fragments:
                 return Garbled("sent a tool call that cannot be read")
             delta["tool_calls"] = fragments
+        if not delta.keys() <= _PLAIN and not can_be_written(delta):
+            return Garbled("sent a delta that cannot be passed on")
         return delta
 
     def _call(self, given: Any, choice: int) -> Json | None:
@@ -355,14 +368,15 @@ def _objects(given: Any) -> list[Json]:
 
 def _usage(usage: Json) -> Json:
     """OpenAI's three counts, whatever is missing; the server's other keys stay. DeepSeek's cache hits are named."""
-    counted = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    prompt, completion, total = (int(value) if isinstance(value, int) else 0 for value in counted.values())
-    fixed = {key: value for key, value in usage.items() if value is not None} | {
+    prompt, completion, total = (
+        count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    fixed = {key: value for key, value in usage.items() if value is not None and can_be_written(value)} | {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": total or prompt + completion,
     }
-    hits = usage.get("prompt_cache_hit_tokens")
-    if isinstance(hits, int) and not usage.get("prompt_tokens_details"):
+    hits = count(usage.get("prompt_cache_hit_tokens"))
+    if hits and not usage.get("prompt_tokens_details"):
         fixed["prompt_tokens_details"] = {"cached_tokens": hits}
     return fixed

@@ -28,29 +28,31 @@ class Dialect:
     """The media type of a streamed reply."""
     chat_path: Callable[[str, Facets], str]
     """(path of the configured URL) -> path of its chat endpoint."""
+    models_path: Callable[[str, Facets], str]
+    """The same -> path of its list of models."""
     translate: Callable[[ChatRequest, str, Facets], Translated]
     """(request, the upstream's name for the model) -> its body."""
     read: Callable[[Callable[[], str], str, Facets], Reply]
     """(maker of ids, content type of the reply) -> the reader of one reply."""
 
 
-def _ollama_path(path: str, _facets: Facets) -> str:
+def _ollama_base(path: str) -> str:
     base = path.rstrip("/")
     for ending in ("/api/chat", "/api", "/v1"):
         base = base.removesuffix(ending)
-    return base + "/api/chat"
+    return base
 
 
-def _compat_path(path: str, facets: Facets) -> str:
-    base = path.rstrip("/")
-    if base.endswith("/chat/completions"):
-        return base
-    return (base or PROFILES[facets.profile].first_path) + "/chat/completions"
+def _compat_base(path: str, facets: Facets) -> str:
+    given = path.rstrip("/")
+    base = given.removesuffix("/chat/completions")
+    return base if given else PROFILES[facets.profile].first_path
 
 
 _OLLAMA = Dialect(
     accept="application/x-ndjson",
-    chat_path=_ollama_path,
+    chat_path=lambda path, _facets: _ollama_base(path) + "/api/chat",
+    models_path=lambda path, _facets: _ollama_base(path) + "/api/tags",
     translate=lambda request, model, facets: to_ollama(
         request, model, num_ctx=facets.num_ctx, keep_alive=facets.keep_alive
     ),
@@ -58,7 +60,8 @@ _OLLAMA = Dialect(
 )
 _COMPAT = Dialect(
     accept="text/event-stream",
-    chat_path=_compat_path,
+    chat_path=lambda path, facets: _compat_base(path, facets) + "/chat/completions",
+    models_path=lambda path, facets: _compat_base(path, facets) + "/models",
     translate=lambda request, model, facets: to_compat(request, model, PROFILES[facets.profile]),
     read=lambda make_id, content_type, facets: CompatReply(make_id, PROFILES[facets.profile], content_type),
 )

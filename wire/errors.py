@@ -233,7 +233,10 @@ def error_text(body: bytes) -> tuple[str, int | None]:
                     break
             case _:
                 break
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    try:
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # what orjson reads may nest deeper than what it writes
+        text = ""
     if text.lstrip()[:1] == "<":
         text = ""
     return text[:_MAX_TEXT], status

@@ -25,6 +25,7 @@ from wire.openai import (
     Translated,
     Usage,
     arguments_text,
+    count,
     encoded,
     is_neutral,
     usage_object,
@@ -300,5 +301,4 @@ class OllamaReply:
 
 def _usage(line: Json) -> Json:
     """Counts that are zero are left out by Ollama."""
-    prompt, completion = line.get("prompt_eval_count"), line.get("eval_count")
-    return usage_object(*(int(count) if isinstance(count, int) else 0 for count in (prompt, completion)))
+    return usage_object(count(line.get("prompt_eval_count")), count(line.get("eval_count")))

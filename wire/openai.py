@@ -87,6 +87,15 @@ def encoded(body: Json) -> bytes:
         raise BadRequest("The request is nested too deeply: its JSON may have about 250 levels.") from None
 
 
+def can_be_written(value: Any) -> bool:
+    """False for JSON that was read and cannot be written again: nested too deeply, or a number of more than 64 bits."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
+
+
 def arguments_text(arguments: Any) -> str | None:
     """A call's arguments as OpenAI has them, JSON in a string; None where they nest too deeply to be written."""
     try:
@@ -98,6 +107,15 @@ def arguments_text(arguments: Any) -> str | None:
 def is_content(reading: Reading) -> bool:
     """True for what a caller waits for: text, reasoning, a tool call, a refusal. A bare finish is not content."""
     return isinstance(reading, Delta) and bool(reading.delta)
+
+
+MAX_COUNT = 2**53
+"""Tokens. No honest server counts as far; JavaScript could not, and twice that must still fit into 64 bits."""
+
+
+def count(value: Any) -> int:
+    """A count of tokens as a server gave it; what cannot be one is 0."""
+    return int(value) if isinstance(value, int) and 0 <= value <= MAX_COUNT else 0
 
 
 def usage_object(prompt: int, completion: int) -> Json:

@@ -184,4 +184,5 @@ def test_a_server_with_a_key_is_asked_with_it() -> None:
             "rules: [{name: all, use: [d/x, wrong/x]}]"
         )
         look(text, then)
-        assert {seen.path for seen in deepseek.seen} == {"/models"}
+        # A bare host gets the /v1 that its chat endpoint gets.
+        assert {seen.path for seen in deepseek.seen} == {"/models", "/v1/models"}

@@ -259,7 +259,7 @@ def test_a_body_over_the_limit_is_a_413_whether_it_says_its_length_or_not(
 
 
 def test_a_model_that_no_rule_matches_is_openais_404(gateway: Gateway) -> None:
-    answer = gateway.chat(model="x" * 5000)
+    answer = gateway.chat(model="x" * 256)
     check_error(answer, 404, "model_not_found", "model", "does not exist or you do not have access to it")
     assert len(answer.content) < 500
 

@@ -150,14 +150,20 @@ def test_run_with_web_shows_calls_and_replays_none_and_stays_private(tmp_path: P
     (["--listen-host", "0.0.0.0"], {}, "refusing to listen on '0.0.0.0' without keys"),
     (["--listen-host", "::"], {}, "refusing to listen on '::' without keys"),
     (["--mode", "reverse:http://127.0.0.1:9@0.0.0.0:0"], {}, "refusing to listen on '0.0.0.0' without keys"),
+    (["--mode", "regular"], {}, "the mode 'regular' is not served; use reverse:http://127.0.0.1:9"),
+    (["--mode", "socks5"], {}, "the mode 'socks5' is not served; use reverse:http://127.0.0.1:9"),
+    (["--mode", "reverse:https://example.com"], {}, "the mode 'reverse:https://example.com' is not served"),
     ([], {"HOST": "0.0.0.0"}, "refusing to listen on '0.0.0.0' without keys"),
     ([], {"LOG_LEVEL": "loud"}, "LOG_LEVEL is 'loud'; it must be one of"),
-], ids=["host", "IPv6", "mode", "environment", "level"])  # fmt: skip
+], ids=["host", "IPv6", "mode", "forward proxy", "SOCKS", "another scheme", "environment", "level"])  # fmt: skip
 def test_a_start_that_would_be_unsafe_is_refused(
     more: list[str], variables: dict[str, str], words: str, tmp_path: Path
 ) -> None:
     rules = "proxy: {host: '${HOST:-127.0.0.1}'}\nproviders: {s: {dialect: sandbox}}\nrules: [{name: a, use: [s/echo]}]"
     tool = StockTool("mitmdump", tmp_path, rules, *more, **variables)
+    if "--mode" in more:  # instead of the mode that StockTool gives, not beside it
+        at = tool._command.index("--mode")
+        del tool._command[at : at + 2]
     with pytest.raises(AssertionError, match="it ended at once"), tool:
         pass
     assert tool.process.returncode == 2
