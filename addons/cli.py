@@ -17,7 +17,7 @@ import uvloop
 from loguru import logger
 
 from addons.logs import set_up_logging
-from addons.master import ProxyServer
+from addons.master import DRAIN, ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
@@ -85,7 +85,7 @@ async def _run(
         logger.info("no keys are set: only this machine can call, and needs none")
     for name, row in rules.file.providers.items():
         said = gateway.state.health().get(name)
-        if row.dialect == "ollama" or said == "no key":
+        if said == "no key" or (row.dialect == "ollama" and said == "unreachable"):
             logger.info("{}: {}", name, said)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,7 +94,9 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)  # a second one ends us at once
-    logger.info("stopping")
+    left = len(gateway.state.in_flight())
+    waits = f"; {left} call(s) may finish within {DRAIN:g} s (once more to stop at once)" if left else ""
+    logger.info("stopping{}", waits)
     await gateway.stop()
 
 

@@ -90,10 +90,9 @@ class Exchange:
         decision = self.decision
         if decision is not None and decision.rule is not None:
             said["x-gateway-rule"] = header_value(decision.rule)
-            if decision.skipped:
-                said["x-gateway-skipped"] = header_value(
-                    "; ".join(f"{skip.target}: {skip.why}" for skip in decision.skipped)
-                )
+            missed = "; ".join(f"{skip.target}: {skip.why}" for skip in decision.skipped if not skip.as_meant)
+            if missed:
+                said["x-gateway-skipped"] = header_value(missed)
         if self.upstream is not None:
             said["x-gateway-target"] = header_value(self.upstream.target.name)
         if self.dropped:

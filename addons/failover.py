@@ -196,7 +196,7 @@ def no_target_left(exchange: Exchange) -> Fault:
         return kept[0]
     story = [f"{name} {fault.message}" for name, fault in faults]
     skipped = exchange.decision.skipped if exchange.decision is not None else ()
-    story += [f"{skip.target} was skipped: {skip.why}" for skip in skipped]
+    story += [f"{skip.target} was skipped: {skip.why}" for skip in skipped if not skip.as_meant]
     if kept and all(isinstance(fault, ModelMissing | BadRequest) for fault in kept):
         model = exchange.request.model[:200] if exchange.request is not None else ""
         return ModelNotFound(

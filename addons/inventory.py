@@ -26,6 +26,7 @@ from wire.dialects import DIALECTS, Facets
 
 REMOTE_INTERVAL = 60.0
 """Seconds between two looks at a server that is not asked for models."""
+KEY_REFUSED = (401, 402, 403)
 PATIENCE = 3.0
 """Seconds for an answer, from its first byte to its last; a list of models takes milliseconds."""
 FIRST_LOOK = 1.0
@@ -64,6 +65,8 @@ class Inventory:
         self._reached: dict[str, bool] = {}
         state.names, state.seen = self._names, Sight(self._models, self._reached)
         self._client: httpx.AsyncClient | None = None
+        self._status: dict[str, int] = {}
+        """URL of a list of models -> how it was answered last."""
 
     async def start(self) -> None:
         """Returns when each local server was asked once, so that the first call is routed on facts; waits not long."""
@@ -134,8 +137,14 @@ class Inventory:
             self._names.pop(name, None)
             self._models.pop(name, None)
         self._reached[name] = before.reached or models is not None
+        refused = models is None and any(
+            self._status.get(_models_url(url, provider)) in KEY_REFUSED for url in provider.urls
+        )
+        if refused and name not in self.state.refusing:
+            logger.warning("{}: refuses the gateway's key", name)
+        (self.state.refusing.add if refused else self.state.refusing.discard)(name)
         if (before.models is None) != (models is None) and self._reached[name]:
-            logger.info("{} is {}", name, "connected" if models is not None else "away")
+            logger.info("{}: {}", name, "connected" if models is not None else "away")
 
     async def _ollama_models(self, url: str, provider: Provider) -> frozenset[str] | None:
         answer = await self._get(_models_url(url, provider), {})
@@ -163,6 +172,7 @@ class Inventory:
         try:
             async with asyncio.timeout(PATIENCE):  # httpx counts each read anew
                 response = await self._client.get(url, headers=headers)
+            self._status[str(url)] = response.status_code
             return orjson.loads(response.content) if response.status_code == 200 else None
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError):
             return None

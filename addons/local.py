@@ -43,6 +43,9 @@ def _model(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Respon
     for model in list_models(exchange, state):
         if model["id"] == wanted or model_name(model["id"]) == model_name(wanted):
             return _json(exchange, model)
+    for _, fits in exchange.rules.aliases:
+        if fits(wanted):
+            return _json(exchange, {"id": wanted, "object": "model", "created": state.started, "owned_by": "unigate"})
     raise ModelNotFound(f"The model `{wanted[:200]}` does not exist or you do not have access to it.", param="model")
 
 

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from addons.gateway import NOWHERE, check_bind, gateway_addons
 from addons.settings import SettingsError
 from addons.state import State
 from rules.decide import Rules
+from wire.errors import ShuttingDown
 
 DRAIN = 10.0
 """Seconds that calls under way have to finish when we are asked to stop."""
@@ -94,9 +96,11 @@ class ProxyServer:
         until = loop.time() + drain
         while self.state.in_flight() and loop.time() < until:  # noqa: ASYNC110  # calls end in many places
             await asyncio.sleep(0.05)
+        for exchange in self.state.in_flight():
+            exchange.fault = exchange.fault or ShuttingDown("the gateway was stopped")
         left = len(self.state.in_flight())
         if left:
-            logger.warning("stopping with {} calls under way", left)
+            logger.warning("stopping in the middle of {} call(s)", left)
         self.master.should_exit.set()
         await self._serving
 
@@ -268,6 +272,8 @@ def _silent(name: str) -> Iterator[None]:
 
 def _reason(servers: Proxyserver) -> str:
     causes = [server.last_exception for server in servers.servers if server.last_exception is not None]
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "there is no such host; --host or HOST takes an address of this machine"
     if any(isinstance(cause, OSError) for cause in causes):
         return "the port is taken or not allowed; choose another one with --port or PORT"
     return "; ".join(str(cause) for cause in causes) or "unknown reason"

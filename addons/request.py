@@ -79,7 +79,7 @@ class Request:
         origin = flow.request.headers.get("origin")
         if origin is not None and not exchange.rules.keys.required and not is_local_origin(origin):
             raise Forbidden(
-                "Without keys, calls from web pages of other machines are refused. Set API_KEYS and send one of them."
+                "Without keys, calls from web pages of other sites are refused. Set API_KEYS and send one of them."
             )
         if endpoint is None:
             path = readable(flow.request.path.partition("?")[0])

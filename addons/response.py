@@ -73,6 +73,7 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         "model": exchange.request.model[:200] if exchange.request is not None else None,
         "rule": exchange.decision.rule if exchange.decision is not None else None,
         "target": served.target.name if served is not None else None,
+        "asked": exchange.attempts[-1].target.name if exchange.attempts else None,
         "attempts": len(exchange.attempts),
         "status": status,
         "prompt_tokens": usage["prompt_tokens"] if usage is not None else None,
@@ -93,7 +94,8 @@ def line(fields: dict[str, object]) -> str:
     """One line for people."""
     words = [f"{fields['status']} {fields['method']} {fields['path']}"]
     if fields["model"] is not None:
-        words.append(f"{fields['model']}: {fields['rule']} → {fields['target'] or 'nobody'}")
+        asked = f"{fields['asked']} (failed)" if fields["asked"] else "nobody"
+        words.append(f"{fields['model']}: {fields['rule']} → {fields['target'] or asked}")
     if fields["prompt_tokens"] is not None:
         words.append(f"{fields['prompt_tokens']}+{fields['completion_tokens']} tokens")
     if fields["first_token"] is not None:

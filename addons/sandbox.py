@@ -181,6 +181,13 @@ class _Show(_Handler):
 
 
 class _Chat(_Handler):
+    def initialize(self) -> None:
+        self.gone = asyncio.Event()
+        """The caller has left, or the server stops."""
+
+    def on_connection_close(self) -> None:
+        self.gone.set()
+
     async def post(self) -> None:
         body = self.json()
         if body is None:
@@ -209,7 +216,7 @@ class _Chat(_Handler):
         try:
             if model.fails == "silent":
                 await self.flush()
-                await asyncio.sleep(3600)
+                await self.gone.wait()
             for message in answer_words(body):
                 if isinstance(limit, int) and count >= limit:
                     reason = "length"

@@ -46,6 +46,8 @@ class State:
     """provider -> what is known of its server; the inventory's to say."""
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """provider -> its server's models, spelled as the server does."""
+    refusing: set[str] = field(default_factory=set)
+    """Providers that answered and do not take our key."""
     sandbox_port: int | None = None
     """Where the built-in sandbox model listens on loopback, while it runs."""
     total: int = 0
@@ -81,7 +83,7 @@ class State:
                 said[name] = "connected"
                 connected += 1
             else:
-                said[name] = "unreachable"
+                said[name] = "key refused" if name in self.refusing else "unreachable"
         away = any(seen.reached and seen.models is None for seen in self.seen.values())
         stands_in = self.sandbox_port is not None and not away
         status = "healthy" if connected == len(real) > 0 else "degraded" if connected or stands_in else "unhealthy"

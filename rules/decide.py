@@ -52,6 +52,8 @@ class Skipped:
 
     target: str
     why: str
+    as_meant: bool = False
+    """It is the rule's own sense, and no news to a caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,10 @@ def _choose(rules: Rules, facts: Facts, rule: str, use: tuple[str, ...]) -> Deci
             ready.append(target)
     if not ready and sandbox and not (skipped and any(map(_is_away, facts.servers.values()))):
         return Decision(rule, tuple(sandbox), tuple(skipped))
-    why = "stands in only where nothing else can be asked" if ready else "never stands in for a server that is away"
-    skipped += [Skipped(target.name, why) for target in sandbox]
     if ready:
+        skipped += [Skipped(target.name, "stands in only where nothing else can be asked", True) for target in sandbox]
         return Decision(rule, tuple(ready), tuple(skipped))
+    skipped += [Skipped(target.name, "never stands in for a server that is away") for target in sandbox]
     asked_after_all = {target.name for target in later}
     return Decision(rule, tuple(later), tuple(skip for skip in skipped if skip.target not in asked_after_all))
 

@@ -188,7 +188,7 @@ class CompatReply:
             return readings
         if self._ended and self._begun == self._ended:  # finish_reasons are the server's own word; some send no [DONE]
             return [*readings, FINISHED]
-        return [*readings, Cut("ended its answer without saying that it was done")]
+        return [*readings, Cut("stopped before its answer was complete")]
 
     def _read(self, events: list[Event]) -> list[Reading]:
         readings: list[Reading] = []

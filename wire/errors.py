@@ -257,18 +257,22 @@ def rejection(status: int, body: bytes, retry_after: str | None = None) -> Fault
             return Untranslatable(text)
         case 400 | 413 | 422:
             return BadRequest(text or "The model server refused the request without saying why.")
-        case 401 | 402 | 403:
-            return KeyRefused(f"refused our key, credit or address ({status})")
+        case 401:
+            return KeyRefused("refuses the gateway's key (401)")
+        case 402:
+            return KeyRefused("says that the gateway's account has no credit (402)")
+        case 403:
+            return KeyRefused("forbids the gateway's call (403)")
         case 404:
             return UpstreamFault("has no such endpoint (404)")
         case 408 | 504:
-            return TimedOut(f"timed out by itself ({status})", retry_after=wait)
+            return TimedOut(f"gave up waiting ({status})", retry_after=wait)
         case 429:
             return RateLimited("is rate limiting us (429)", retry_after=wait)
         case 503:
             return Overloaded("is overloaded (503)", retry_after=wait)
         case _ if status >= 500:
-            return UpstreamFault(f"failed by itself ({status})", retry_after=wait)
+            return UpstreamFault(f"had an internal error ({status})", retry_after=wait)
         case _:
             return Garbled(f"answered with an unexpected status ({status})")
 

@@ -236,7 +236,7 @@ class OllamaReply:
             return [Cut("ended its answer in the middle of a line")]
         readings = self._read(rest)
         if not self._over:
-            readings.append(Cut("ended its answer without saying that it was done"))
+            readings.append(Cut("stopped before its answer was complete"))
         return readings
 
     def _read(self, lines: list[Json | Garbled]) -> list[Reading]:

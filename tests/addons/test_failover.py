@@ -313,7 +313,7 @@ ALL_FAIL: dict[str, tuple[Plan, Plan, int, str, list[str]]] = {
         Status(502),
         502,
         "upstream_error",
-        ["failed by itself (500)", "failed by itself (502)"],
+        ["had an internal error (500)", "had an internal error (502)"],
     ),
     "one is limited": (
         Status(500),
@@ -336,9 +336,9 @@ ALL_FAIL: dict[str, tuple[Plan, Plan, int, str, list[str]]] = {
         CutAfter(0, "clean"),
         502,
         "upstream_cut",
-        ["closed the connection", "ended"],
+        ["closed the connection", "stopped before"],
     ),
-    "keys are refused": (Status(401), Status(402), 502, "upstream_key_refused", ["refused our key"]),
+    "keys are refused": (Status(401), Status(402), 502, "upstream_key_refused", ["the gateway's key"]),
     "no one has the model": (
         Status(404, {"error": "model 'x' not found"}),
         Status(404, {"error": {"message": "The model x does not exist"}}),

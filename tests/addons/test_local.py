@@ -134,4 +134,4 @@ def test_health_follows_a_server_that_stops_and_comes_back(gateway: Gateway, oll
     finally:
         ollama.start()
     gateway.until(lambda: '"ollama":"connected"' in health()[1], "Ollama is back", 3)
-    assert "ollama is away" in gateway.log.getvalue()
+    assert "ollama: away" in gateway.log.getvalue()

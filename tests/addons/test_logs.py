@@ -62,7 +62,7 @@ def test_each_call_has_exactly_one_line_of_text(ollama: OllamaStandIn) -> None:
     assert bad[0] == "INFO"
     assert bad[1].endswith(f"anonymous {ids[2]} - 'temperature' must be between 0 and 2, but it is 9.")
     assert failed[0] == "WARNING"
-    assert failed[1].startswith("502 POST /v1/chat/completions qwen2.5:7b: test → nobody")
+    assert failed[1].startswith("502 POST /v1/chat/completions qwen2.5:7b: test → ollama/qwen2.5:7b (failed)")
     assert "No target could answer: ollama/qwen2.5:7b" in failed[1]
     assert listed[1].startswith("200 GET /v1/models total 0.")
     assert missing[1].endswith("- Invalid URL (GET /nothing)")

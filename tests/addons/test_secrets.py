@@ -165,7 +165,7 @@ def test_no_key_gets_into_a_saved_flow(tmp_path: Path, ollama: OllamaStandIn, de
     file = tmp_path / "flows"
     more = ("-w", str(file), "--set", "flow_detail=4", "-v")
     with StockTool("mitmdump", tmp_path, RULES, *more, **variables(ollama, deepseek)) as tool:
-        tool.until(re.compile("ollama is connected"))
+        tool.until(re.compile("ollama: connected"))
         answers = make_calls(tool.port, ollama, deepseek)
         assert tool.stop() == 0
     check_clean(answers, "an answer")

@@ -26,7 +26,7 @@ from wire.profiles import PROFILES
 
 MARKER = "unmistakable-words"
 TOKEN = re.compile(r"http://127\.0\.0\.1:(\d+)/\?token=(\w+)")
-CONNECTED = re.compile("ollama is connected")
+CONNECTED = re.compile("ollama: connected")
 
 
 @pytest.fixture
