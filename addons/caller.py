@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -131,9 +132,9 @@ class CallerStream(HttpStream):
         wake = min(self.deadline, self._ends, self._comment_at, self._show_at)
         return max(wake, self.state.clock() + WHILE_PAUSED) if self.paused else wake
 
+    @abstractmethod
     def first_attempt(self) -> CommandGenerator[None]:
         """The request is complete and nobody has answered it yet."""
-        raise NotImplementedError
 
     # -- the request
 
