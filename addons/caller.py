@@ -241,8 +241,14 @@ class CallerStream(HttpStream):
     # -- the answer
 
     def _send_whole(self, exchange: Exchange, data: bytes) -> CommandGenerator[None]:
-        headers = {"content-type": WholeAnswer.content_type} | exchange.headers()
-        self.flow.response = http.Response.make(200, data, headers)
+        said = {"content-type": WholeAnswer.content_type} | exchange.headers()
+        fields = [(name.encode(), value.encode()) for name, value in said.items()]
+        fields.append((b"content-length", b"%d" % len(data)))
+        now = time.time()
+        # What Response.make() does, less its conversions.
+        self.flow.response = http.Response(
+            b"HTTP/1.1", 200, b"OK", http.Headers(fields), data, None, timestamp_start=now, timestamp_end=now
+        )
         yield from self.send_response()
 
     def _say_waiting(self, exchange: Exchange) -> CommandGenerator[None]:

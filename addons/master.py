@@ -23,7 +23,8 @@ from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.exceptions import AddonHalt
-from mitmproxy.hooks import Hook, RunningHook
+from mitmproxy.flow import Flow
+from mitmproxy.hooks import Hook, RunningHook, UpdateHook
 from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.tools.web.master import WebMaster
@@ -192,6 +193,9 @@ class ProxyServer:
             check.finish()
 
 
+_UPDATE = UpdateHook([])
+
+
 class HookTable(AddonManager):
     """Finds the handlers of a hook once, not for every call.
 
@@ -215,12 +219,21 @@ class HookTable(AddonManager):
         super().clear()  # type: ignore[no-untyped-call]
         self._handlers.clear()
 
-    async def trigger_event(self, event: Hook) -> None:
+    def _handlers_of(self, event: Hook) -> list[Callable[..., Any]]:
         handlers = self._handlers.get(event.name)
         if handlers is None:
             handlers = [handler for addon in self.chain for _, handler in self._iter_hooks(addon, event)]
             self._handlers[event.name] = handlers
-        for handler in handlers:
+        return handlers
+
+    async def handle_lifecycle(self, event: Hook) -> None:
+        await self.trigger_event(event)
+        (data,) = event.args()
+        if isinstance(data, Flow) and self._handlers_of(_UPDATE):
+            await self.trigger_event(UpdateHook([data]))
+
+    async def trigger_event(self, event: Hook) -> None:
+        for handler in self._handlers_of(event):
             try:
                 result = handler(*event.args())
                 if result is not None and inspect.isawaitable(result):

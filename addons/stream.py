@@ -200,10 +200,12 @@ class GatewayStream(CallerStream):
         if response.status_code != 200:
             self._rejected = response
             self.server_state = self.state_read_rejection
-        elif response.headers.get("content-encoding", "identity").lower() != "identity":
+            return
+        head = {name.lower(): value for name, value in response.headers.fields}
+        if head.get(b"content-encoding", b"identity").lower() != b"identity":
             yield from self._fail(Garbled("compressed its reply although it was asked not to"))
         else:
-            self._reply = exchange.upstream.read(response.headers.get("content-type", ""))
+            self._reply = exchange.upstream.read(head.get(b"content-type", b"").decode("latin-1"))
             self.server_state = self.state_read_reply
 
     def state_read_rejection(self, event: events.Event) -> CommandGenerator[None]:
