@@ -333,3 +333,12 @@ class Http2:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+@contextmanager
+def at_rest(shared: World) -> Iterator[None]:
+    """Between one test and the next: servers that answer as always, a clean log, and at the end no call under way."""
+    shared.reset()
+    with clean_log(shared.gateway):
+        yield
+        shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")

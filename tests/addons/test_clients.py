@@ -20,7 +20,7 @@ from tests.addons.calls import (
     Http2,
     World,
     ask_on,
-    clean_log,
+    at_rest,
     dial,
     layers,
     raw_request,
@@ -55,10 +55,8 @@ def shared() -> Iterator[World]:
 
 @pytest.fixture
 def servers(shared: World) -> Iterator[World]:
-    shared.reset()
-    with clean_log(shared.gateway):
+    with at_rest(shared):
         yield shared
-        shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")
 
 
 def leave(client: socket.socket, how: str) -> None:

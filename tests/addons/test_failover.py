@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.addons.calls import DEEPSEEK, FIRST, OLLAMA, SAID, SECOND, World, ask_on, clean_log, world
+from tests.addons.calls import DEEPSEEK, FIRST, OLLAMA, SAID, SECOND, World, ask_on, at_rest, world
 from tests.standins import (
     CutAfter,
     ErrorAfter,
@@ -39,10 +39,8 @@ def shared() -> Iterator[World]:
 
 @pytest.fixture
 def servers(shared: World) -> Iterator[World]:
-    shared.reset()
-    with clean_log(shared.gateway):
+    with at_rest(shared):
         yield shared
-        shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")
 
 
 # ---------------------------------------------------------------------------------------------------------

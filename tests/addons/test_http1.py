@@ -16,7 +16,7 @@ from tests.addons.calls import (
     PATH,
     SAID,
     World,
-    clean_log,
+    at_rest,
     dial,
     payload,
     raw_request,
@@ -39,10 +39,8 @@ def shared() -> Iterator[World]:
 
 @pytest.fixture
 def servers(shared: World) -> Iterator[World]:
-    shared.reset()
-    with clean_log(shared.gateway):
+    with at_rest(shared):
         yield shared
-        shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")
         assert shared.ask().text == SAID[OLLAMA]  # whatever happened before, the gateway goes on serving
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.access import ANONYMOUS, Client, Denied, Keys, bearer, client_name, cut_key, is_loopback
+from rules.access import ANONYMOUS, Client, Denied, Keys, bearer, client_name, cut_key, is_local_origin, is_loopback
 
 LONG = "sk-0123456789abcdef"
 
@@ -155,3 +155,12 @@ def test_loopback_addresses_are_known(host: str) -> None:
 )
 def test_everything_else_counts_as_open_to_others(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(("origin", "local"), [
+    ("http://localhost", True), ("https://localhost:3000", True), ("http://127.0.0.2:1", True), ("http://[::1]:5173", True),
+    ("https://example.com", False), ("http://localhost.example.com", False), ("http://127.0.0.1.example.com", False),
+    ("null", False), ("", False), ("http://[", False), ("file://", False),
+])  # fmt: skip
+def test_only_a_page_of_this_machine_has_a_local_origin(origin: str, local: bool) -> None:
+    assert is_local_origin(origin) is local

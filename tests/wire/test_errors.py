@@ -48,6 +48,10 @@ def test_an_error_body_is_unwrapped(body: bytes, expected: tuple[str, int | None
     assert error_text(body) == expected
 
 
+def test_an_error_that_nests_more_deeply_than_json_can_be_written_says_nothing() -> None:
+    assert error_text(b'{"error":{"message":' + b"[" * 400 + b"]" * 400 + b"}}") == ("", None)
+
+
 def test_an_error_wrapped_too_often_is_quoted_as_it_is() -> None:
     assert error_text(b'{"error":' * 20 + b'"no"' + b"}" * 20) == ('{"error":' * 13 + '"no"' + "}" * 13, None)
 
