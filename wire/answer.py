@@ -14,13 +14,17 @@ import orjson
 from wire.errors import DONE, Fault, fault_frame
 from wire.fold import Fold
 from wire.openai import Delta, Finished, Json, Reading, Usage
+from wire.resume import Said
 
 _OPENING = {"role": "assistant", "content": "", "refusal": None}
 _OPENING_WITH_CALL = {"role": "assistant", "content": None, "refusal": None}
 
 
 class StreamedAnswer:
-    """write() gives the SSE bytes for readings; the first ones are preceded by the role delta."""
+    """write() gives the SSE bytes for readings; the first ones are preceded by the role delta.
+
+    Readings of several upstreams may follow one another, if those of the later ones go on from the earlier ones'.
+    """
 
     content_type = "text/event-stream; charset=utf-8"
 
@@ -34,9 +38,19 @@ class StreamedAnswer:
         self._plain_head = self._head + b'{"index":0,"delta":'
         self._opened: set[int] = set()
         self._finished: set[int] = set()
+        self._speaks = False
+        """Choice 0 has begun and has not ended."""
+        self.said = Said()
+        self._said_content = self.said.content.append
+        self._said_reasoning = self.said.reasoning.append
         self.usage: Json | None = None
         self.finish_reason: str | None = None
         self.done = False
+
+    @property
+    def complete(self) -> bool:
+        """Every choice that began has its finish_reason: only formalities can be missing."""
+        return bool(self._opened) and self._opened == self._finished
 
     def write(self, readings: list[Reading]) -> bytes:
         """The bytes for these readings, `b""` where there are none. A Fault ends the answer."""
@@ -46,7 +60,18 @@ class StreamedAnswer:
                 break
             match reading:
                 case Delta():
-                    self._write_delta(reading, out)
+                    delta, finish_reason, index, logprobs = reading
+                    if self._speaks and index == 0 and delta and finish_reason is None and logprobs is None:
+                        # Nearly all of them, so without a detour.
+                        out.append(self._plain_head + orjson.dumps(delta) + self._plain_end)
+                        if len(delta) == 1 and "content" in delta:
+                            self._said_content(delta["content"])
+                        elif len(delta) == 1 and "reasoning_content" in delta:
+                            self._said_reasoning(delta["reasoning_content"])
+                        else:
+                            self.said.add(delta)
+                    else:
+                        self._write_delta(reading, out)
                 case Usage(usage):
                     self.usage = usage
                 case Finished():
@@ -67,12 +92,15 @@ class StreamedAnswer:
             opening = _OPENING_WITH_CALL if "tool_calls" in piece.delta else _OPENING
             out.append(self._chunk(index, opening, None, None))
         if piece.delta or piece.logprobs is not None:
-            if index == 0 and piece.logprobs is None:
-                out.append(self._plain_head + orjson.dumps(piece.delta) + self._plain_end)
+            out.append(self._chunk(index, piece.delta, piece.logprobs, None))
+            if index == 0:
+                self._speaks = True
+                self.said.add(piece.delta)
             else:
-                out.append(self._chunk(index, piece.delta, piece.logprobs, None))
+                self.said.choices = True
         if piece.finish_reason is not None:
             self._finished.add(index)
+            self._speaks = self._speaks and index != 0
             self.finish_reason = self.finish_reason or piece.finish_reason
             out.append(self._chunk(index, {}, None, piece.finish_reason))
 
@@ -102,6 +130,11 @@ class WholeAnswer:
         self.usage: Json | None = None
         self.finish_reason: str | None = None
         self.done = False
+
+    @property
+    def complete(self) -> bool:
+        """Every choice that began has its finish_reason: only formalities can be missing."""
+        return self._fold.complete
 
     def write(self, readings: list[Reading]) -> bytes:
         """The reply's bytes once it is complete, `b""` before. A Fault is the caller's to handle: nothing was sent."""

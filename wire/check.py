@@ -64,6 +64,7 @@ def check_chat(body: Json) -> ChatRequest:
     if options is not None and not stream:
         raise InvalidValue("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     chars, images = _check_messages(messages)
+    form = body.get("response_format") or {}
     return ChatRequest(
         body=body,
         model=model,
@@ -72,6 +73,7 @@ def check_chat(body: Json) -> ChatRequest:
         prompt_chars=chars,
         has_tools=bool(body.get("tools")),
         has_images=images,
+        wants_json=form.get("type") in ("json_object", "json_schema"),
     )
 
 

@@ -29,6 +29,7 @@ from wire.openai import (
 from wire.profiles import Profile
 from wire.sse import Event, SseDecoder
 
+_LIMITS = frozenset({"max_completion_tokens", "max_tokens"})
 _PLAIN = frozenset({"content", "reasoning_content", "refusal"})
 """Keys whose values are strings: those can always be written."""
 _MAX_WHOLE = 64 * 1024 * 1024
@@ -53,12 +54,17 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
         body.pop("max_tokens", None)
         if limit is not None:
             body[profile.max_tokens] = limit
+    if request.prefill is not None:
+        for name in _LIMITS & body.keys():
+            if body[name] is not None:
+                body[name] = request.prefill.limit(body[name])
     thinking = profile.thinking_by_default and _thinks(body)
     if thinking and body.get("reasoning_effort") == "none":
         del body["reasoning_effort"]
         body["thinking"] = {"type": "disabled"}
         thinking = False
-    if thinking and body.get("tool_choice") not in (None, "auto", "none"):
+    if thinking and (request.prefill is not None or body.get("tool_choice") not in (None, "auto", "none")):
+        # It does not think with a forced tool. Where the answer has begun there is nothing left to think about.
         body["thinking"] = {"type": "disabled"}
         thinking = False
     if profile.functions_only:
@@ -66,6 +72,8 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
     if not profile.strict_tools and _loosen_tools(body):
         dropped = (*dropped, "tools.function.strict")
     body["messages"] = [_message(message, profile, thinking) for message in body["messages"]]
+    if request.prefill is not None:
+        _begin_answer(body["messages"], request.prefill.text, profile)
     if not profile.json_schema:
         _schema_in_words(body)
     return Translated(encoded(body), dropped)
@@ -113,6 +121,30 @@ def _message(message: Json, profile: Profile, thinking: bool) -> Json:
             # OpenAI clients never send it back, and without the key the server answers 400.
             changes["reasoning_content"] = ""
     return message | changes if changes else message
+
+
+def _begin_answer(messages: list[Json], text: str, profile: Profile) -> None:
+    """Makes the beginning of the answer the last message; the caller's own beginning of it, if any, comes before it."""
+    last = messages[-1]
+    beginning: Json = {"role": "assistant", "content": text}
+    if last["role"] == "assistant" and not last.get("tool_calls"):
+        beginning = messages.pop() | {"content": _joined(last.get("content"), text)}
+    messages.append({**beginning, **profile.prefill_message})
+
+
+def _joined(content: Any, text: str) -> str | list[Json]:
+    """An assistant's content with text after it. Parts stay parts: servers put line ends between them, so none is new
+    where the last one is text.
+    """
+    match content:
+        case str():
+            return content + text
+        case [*parts, {"type": "text", "text": str(last)} as part]:
+            return [*parts, part | {"text": last + text}]
+        case [*parts] if parts:
+            return [*parts, {"type": "text", "text": text}]
+        case _:
+            return text
 
 
 def _schema_in_words(body: Json) -> None:
@@ -252,7 +284,7 @@ class CompatReply:
         if not reason or not isinstance(reason, str):  # some send "" until the end
             reason = None
         elif reason in self._failing:
-            readings.append(UpstreamFault(f"broke off ({reason})"))
+            readings.append(UpstreamFault(f"broke off ({reason})", kind="resources"))
             return
         else:
             self._ended.add(index)

@@ -1,37 +1,49 @@
-"""Everything that can go wrong with a call, as OpenAI would say it.
+"""Everything that can go wrong with a call, as OpenAI would say it, and of what kind it is.
 
-    Fault                       500 server_error
-    |- BadRequest               400 invalid_request_error: the caller must change the call
-    |  |- Untranslatable            ... this target cannot carry or do it, another one might
-    |  `- ContextTooLong            ... context_length_exceeded
-    |- Unauthorized             401 invalid_api_key
-    |  `- KeyMissing                ... no key at all: code null, as OpenAI has it
-    |- Forbidden                403 a web page that is not of this machine, while no keys are set
-    |- NotFound                 404 no such URL
-    |  `- ModelNotFound             ... model_not_found
-    |- MethodNotAllowed         405
-    |- TooLarge                 413 the body
-    |- HeadersTooLarge          431
-    |- ClientGone               499 nobody is left to answer (logs only)
-    |- NoRoute                  503 the rules name no target that can be used now
-    |- ShuttingDown             503
-    `- UpstreamFault            502 the target failed: another one may do better
-       |- ConnectFailed             ... refused, unreachable, TLS
-       |- TimedOut              504 connect, first token, idle or total
-       |- Cut                       ... ended before its end
-       |- Garbled                   ... sent what its protocol does not allow
-       |- Overloaded            503
-       |- RateLimited           429
-       |- KeyRefused                ... our key, our credit: never shown as the caller's own 401
-       `- ModelMissing          404 the target has no such model
+                                    kind
+    Fault                       500 -               server_error
+    |- BadRequest               400 -               invalid_request_error: the caller must change the call
+    |  |- Untranslatable            unsupported     this target cannot carry or do it, another one might
+    |  `- ContextTooLong            context         context_length_exceeded; another target may have a larger window
+    |- Unauthorized             401 -               invalid_api_key
+    |  `- KeyMissing                -               no key at all: code null, as OpenAI has it
+    |- Forbidden                403 -               a web page that is not of this machine, while no keys are set
+    |- NotFound                 404 -               no such URL
+    |  `- ModelNotFound             -               model_not_found
+    |- MethodNotAllowed         405 -
+    |- TooLarge                 413 -               the body
+    |- HeadersTooLarge          431 -
+    |- ClientGone               499 -               nobody is left to answer (logs only)
+    |- NoRoute                  503 -               the rules name no target that can be used now
+    |- ShuttingDown             503 -
+    `- UpstreamFault            502 stream_error    the target failed: another one may do better
+       |                            status_NNN      ... its error answer, where no class below says more
+       |                            resources       ... its finish_reason said that it ran out of them
+       |                            blank           ... nothing but blanks where JSON was asked for
+       |- ConnectFailed             connect         refused, unreachable
+       |  `- TlsFailed              tls             no trust, or no TLS at all
+       |- TimedOut              504 first_token     or idle, connect, total; status_408 and status_504 are the target's
+       |- Cut                       cut             a clean end before the answer's; reset where it was not clean
+       |- Garbled                   malformed       sent what its protocol does not allow
+       |- Overloaded            503 status_503
+       |  `- Resting                resting         not asked: it failed too often just now
+       |- RateLimited           429 status_429
+       |  `- Busy                   busy            not asked: all places at it are taken, and so is the queue
+       |- KeyRefused                key             our key, our credit: never shown as the caller's own 401
+       |- NotContinued              not_continued   neither went on with a begun answer nor repeated it
+       `- ModelMissing          404 model_missing   the target has no such model
 
-A class exists only where somebody behaves differently because of it. Faults become bytes here and nowhere else.
+A class exists only where somebody behaves differently because of it. The kind is what a rules file calls the failure;
+without one (-) it is the caller's own fault or ours, and no other target could do better. An error that an upstream
+sends inside a stream is a stream_error whatever its class. Faults become bytes here and nowhere else.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 import orjson
@@ -45,15 +57,25 @@ class Fault(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
-    retryable: ClassVar[bool] = False
-    """True where the next target may do better."""
+    kind: str | None = None
+    """What a rules file calls this failure. None: the caller's own fault or ours, never routed around."""
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None, kind: str | None = None
+    ) -> None:
+        """`kind` says it more exactly than the class does."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after = retry_after
         """Seconds, where the target named them."""
+        if kind is not None:
+            self.kind = kind
+
+    @property
+    def retryable(self) -> bool:
+        """True where another target may do better."""
+        return self.kind is not None
 
 
 class BadRequest(Fault):
@@ -63,11 +85,12 @@ class BadRequest(Fault):
 
 class Untranslatable(BadRequest):
     code = "unsupported_value"
-    retryable = True
+    kind = "unsupported"
 
 
 class ContextTooLong(BadRequest):
     code = "context_length_exceeded"
+    kind = "context"
 
 
 class Unauthorized(Fault):
@@ -133,46 +156,70 @@ class UpstreamFault(Fault):
     status = 502
     type = "server_error"
     code = "upstream_error"
-    retryable = True
+    kind = "stream_error"
 
 
 class ConnectFailed(UpstreamFault):
     code = "upstream_unreachable"
+    kind = "connect"
+
+
+class TlsFailed(ConnectFailed):
+    kind = "tls"
 
 
 class TimedOut(UpstreamFault):
     status = 504
     code = "upstream_timeout"
+    kind = "first_token"
 
 
 class Cut(UpstreamFault):
     code = "upstream_cut"
+    kind = "cut"
 
 
 class Garbled(UpstreamFault):
     code = "upstream_garbled"
+    kind = "malformed"
 
 
 class Overloaded(UpstreamFault):
     status = 503
     type = "service_unavailable_error"
     code = "server_is_overloaded"
+    kind = "status_503"
+
+
+class Resting(Overloaded):
+    kind = "resting"
 
 
 class RateLimited(UpstreamFault):
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
+    kind = "status_429"
+
+
+class Busy(RateLimited):
+    kind = "busy"
 
 
 class KeyRefused(UpstreamFault):
     code = "upstream_key_refused"
+    kind = "key"
+
+
+class NotContinued(UpstreamFault):
+    kind = "not_continued"
 
 
 class ModelMissing(UpstreamFault):
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+    kind = "model_missing"
 
 
 def fault_object(fault: Fault) -> dict[str, Any]:
@@ -242,12 +289,16 @@ def error_text(body: bytes) -> tuple[str, int | None]:
     return text[:_MAX_TEXT], status
 
 
-def rejection(status: int, body: bytes, retry_after: str | None = None) -> Fault:
-    """The fault behind an upstream's error answer (ollama_api section 5, openai_api sections 4 and 6.4)."""
+def rejection(status: int, body: bytes, retry_after: str | None = None, now: float | None = None) -> Fault:
+    """The fault behind an upstream's error answer (ollama_api section 5, openai_api sections 4 and 6.4).
+
+    `retry_after` is the header as it came; `now`, in Unix time, is needed to read it where it is a date.
+    """
     text, inner = error_text(body)
     if status == 500 and inner is not None and 400 <= inner < 500:
         status = inner  # Ollama wraps its runner's 400 into a 500 of its own
-    wait = _seconds(retry_after)
+    wait = _seconds(retry_after, now)
+    kind = f"status_{status}"
     match status:
         case 400 | 413 | 422 if _NO_CONTEXT.search(text):
             return ContextTooLong(text, param="messages")
@@ -264,17 +315,19 @@ def rejection(status: int, body: bytes, retry_after: str | None = None) -> Fault
         case 403:
             return KeyRefused("forbids the gateway's call (403)")
         case 404:
-            return UpstreamFault("has no such endpoint (404)")
+            return UpstreamFault("has no such endpoint (404)", kind=kind)
         case 408 | 504:
-            return TimedOut(f"gave up waiting ({status})", retry_after=wait)
+            return TimedOut(f"gave up waiting ({status})", retry_after=wait, kind=kind)
         case 429:
             return RateLimited("is rate limiting us (429)", retry_after=wait)
         case 503:
             return Overloaded("is overloaded (503)", retry_after=wait)
         case _ if status >= 500:
-            return UpstreamFault(f"had an internal error ({status})", retry_after=wait)
+            return UpstreamFault(f"had an internal error ({status})", retry_after=wait, kind=kind)
         case _:
-            return Garbled(f"answered with an unexpected status ({status})")
+            # A 204 is no kind of failure that a rules file would name: it is an answer without sense.
+            kind = kind if status >= 300 else "malformed"
+            return Garbled(f"answered with an unexpected status ({status})", kind=kind)
 
 
 def in_stream_error(value: Any) -> Fault:
@@ -282,13 +335,29 @@ def in_stream_error(value: Any) -> Fault:
     text, status = error_text(orjson.dumps({"error": value}))
     if status is None and _NO_CONTEXT.search(text):
         status = 400
-    return rejection(status or 500, orjson.dumps({"error": text}))
+    fault = rejection(status or 500, orjson.dumps({"error": text}))
+    if isinstance(fault, UpstreamFault) and not isinstance(fault, ModelMissing):
+        fault.kind = UpstreamFault.kind
+    return fault
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds; the date form is read where the clock is (not here) and counts as absent."""
+def _seconds(retry_after: str | None, now: float | None) -> float | None:
+    """`Retry-After` in seconds from now: a number, or a date (RFC 9110 section 10.2.3). Garbage counts as absent."""
+    text = retry_after or ""
     try:
-        seconds = float(retry_after or "nan")
+        seconds = float(text)
     except ValueError:
-        return None
+        moment = _date(text)
+        if moment is None or now is None:
+            return None
+        seconds = moment - now
     return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _date(text: str) -> float | None:
+    """An HTTP date in Unix time. All of them mean GMT, also the one form of them that does not say so."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()

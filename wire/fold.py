@@ -19,6 +19,11 @@ class Fold:
             choice = self._choices[piece.choice] = _Choice()
         choice.add(piece)
 
+    @property
+    def complete(self) -> bool:
+        """Every choice that began has its finish_reason."""
+        return bool(self._choices) and all(choice.finish_reason is not None for choice in self._choices.values())
+
     def reply(self, *, call_id: str, created: int, model: str, usage: Json | None) -> Json:
         """The whole reply so far; `usage` is left out where there is none."""
         choices = self._choices or {0: _Choice()}

@@ -35,19 +35,25 @@ _DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,", re.IGNORECASE)
 
 
 def to_ollama(request: ChatRequest, model: str, *, num_ctx: int | None, keep_alive: str | None) -> Translated:
-    """The /api/chat body for a checked request; raises Untranslatable where dropping would change the meaning."""
+    """The /api/chat body for a checked request; raises Untranslatable where dropping would change the meaning.
+
+    From a last message of the assistant's Ollama goes on, if the model's template lets it; some start over.
+    """
     asked = request.body
     tools = _tools(asked)
+    messages = _messages(asked["messages"])
+    if request.prefill is not None:
+        _begin_answer(messages, request.prefill.text)
     body: Json = {
         "model": model,
-        "messages": _messages(asked["messages"]),
+        "messages": messages,
         "stream": True,
         "truncate": False,
     }
     options = {name: asked[name] for name in _SAME_OPTIONS if asked.get(name) is not None}
     limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
     if limit is not None:
-        options["num_predict"] = limit
+        options["num_predict"] = limit if request.prefill is None else request.prefill.limit(limit)
     stop = asked.get("stop") or []
     # An empty stop string ends the answer at once here, and means nothing at OpenAI.
     stops = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
@@ -95,6 +101,15 @@ def _message(message: Json, where: str, names: dict[str, str]) -> Json:
         native["tool_call_id"] = message["tool_call_id"]
         native["tool_name"] = names[message["tool_call_id"]]
     return native
+
+
+def _begin_answer(messages: list[Json], text: str) -> None:
+    """Native messages whose last one is the beginning of the answer: the caller's own beginning comes before it."""
+    last = messages[-1]
+    if last["role"] == "assistant" and "tool_calls" not in last:
+        last["content"] += text
+    else:
+        messages.append({"role": "assistant", "content": text})
 
 
 def _content(content: Any, where: str) -> tuple[str, list[str]]:

@@ -22,6 +22,20 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "f
 
 
 @dataclass(frozen=True, slots=True)
+class Prefill:
+    """The beginning of an answer that another target is to go on with."""
+
+    text: str
+    """What the caller has seen of it."""
+    tokens: int
+    """How many tokens the caller had, at the least: the rest of the caller's limit is what is left to say."""
+
+    def limit(self, asked: int) -> int:
+        """What is left of a limit of the caller's. One token at least: servers take 0 for no limit at all."""
+        return max(1, asked - self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A checked request to /v1/chat/completions. Nobody changes `body`."""
 
@@ -34,6 +48,10 @@ class ChatRequest:
     """Characters of text in all messages."""
     has_tools: bool
     has_images: bool
+    wants_json: bool = False
+    """The answer must be JSON: blanks are none."""
+    prefill: Prefill | None = None
+    """Where the answer has begun already."""
 
 
 class Delta(NamedTuple):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,12 @@ class Profile:
     """finish_reasons that mean a failure of the server's, not an end of the answer."""
     first_path: str = "/v1"
     """Where its API begins, if the configured URL has no path of its own."""
+    prefill_message: Mapping[str, Any] = MappingProxyType({})
+    """What the last assistant message says besides, so that the server goes on from it. With it, it promises to."""
+    prefill_path: str | None = None
+    """Where its API is that can do so, in place of `/v1`."""
+    patience: float | None = None
+    """Seconds that a call may wait for its first token while the server shows signs of life; None: as any other."""
 
 
 PROFILES: dict[str, Profile] = {
@@ -59,5 +68,8 @@ PROFILES: dict[str, Profile] = {
         ),
         failing_finish=frozenset({"insufficient_system_resource"}),
         first_path="",
+        prefill_message=MappingProxyType({"prefix": True}),  # openai_api section 6.2
+        prefill_path="/beta",
+        patience=300.0,  # it queues calls under load and says so with keep-alive comments: openai_api section 6
     ),
 }

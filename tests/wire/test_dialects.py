@@ -38,6 +38,32 @@ def test_a_chat_endpoint_is_found_from_the_configured_path(
     assert DIALECTS[dialect].chat_path(path, Facets(profile=profile)) == expected
 
 
+@pytest.mark.parametrize(
+    ("dialect", "profile", "path", "expected"),
+    [
+        ("ollama", "compat", "/v1", "/api/chat"),
+        ("openai", "compat", "/v1", "/v1/chat/completions"),
+        ("openai", "deepseek", "", "/beta/chat/completions"),
+        ("openai", "deepseek", "/", "/beta/chat/completions"),
+        ("openai", "deepseek", "/v1", "/beta/chat/completions"),
+        ("openai", "deepseek", "/chat/completions", "/beta/chat/completions"),
+        ("openai", "deepseek", "/v1/chat/completions", "/beta/chat/completions"),
+        ("openai", "deepseek", "/beta", "/beta/chat/completions"),
+        ("openai", "deepseek", "/behind/proxy", "/behind/proxy/beta/chat/completions"),
+        ("openai", "deepseek", "/behind/v1", "/behind/beta/chat/completions"),
+    ],
+)
+def test_an_answer_is_continued_where_the_server_can_do_so(
+    dialect: str, profile: str, path: str, expected: str
+) -> None:
+    assert DIALECTS[dialect].chat_path(path, Facets(profile=profile), prefill=True) == expected
+
+
+def test_patience_and_a_promise_to_go_on_are_facts_about_deepseek_alone() -> None:
+    assert {name: row.patience for name, row in PROFILES.items()} == {"compat": None, "deepseek": 300.0}
+    assert {name: bool(row.prefill_message) for name, row in PROFILES.items()} == {"compat": False, "deepseek": True}
+
+
 def test_every_dialect_names_the_media_type_of_its_streams() -> None:
     assert {name: dialect.accept for name, dialect in DIALECTS.items()} == {
         "ollama": "application/x-ndjson",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
+import re
+
 import orjson
 import pytest
 
@@ -57,40 +61,46 @@ def test_an_error_wrapped_too_often_is_quoted_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "kind"),
+    ("status", "text", "fault_class", "kind"),
     [
-        (400, "nonsense", errors.BadRequest),
-        (400, "", errors.BadRequest),
-        (413, "body too large", errors.BadRequest),
-        (422, "nonsense", errors.BadRequest),
-        (400, OVERFLOW, errors.ContextTooLong),
-        (413, OVERFLOW, errors.ContextTooLong),
-        (400, "This model's maximum context length is 8192 tokens.", errors.ContextTooLong),
-        (400, "the input length exceeds the context length", errors.ContextTooLong),
-        (400, "Model Not Exist", errors.ModelMissing),
-        (400, "The supported API model names are a or b, but you passed c.", errors.ModelMissing),
-        (400, "invalid model name", errors.ModelMissing),
-        (404, "model 'x' not found", errors.ModelMissing),
-        (404, 'model "x" not found, try pulling it first', errors.ModelMissing),
-        (404, "404 page not found", errors.UpstreamFault),
-        (401, "wrong key", errors.KeyRefused),
-        (402, "Insufficient Balance", errors.KeyRefused),
-        (403, "", errors.KeyRefused),
-        (408, "", errors.TimedOut),
-        (504, "", errors.TimedOut),
-        (429, "slow down", errors.RateLimited),
-        (503, "busy", errors.Overloaded),
-        (500, "boom", errors.UpstreamFault),
-        (501, "not implemented", errors.UpstreamFault),
-        (529, "overloaded", errors.UpstreamFault),
-        (301, "", errors.Garbled),
-        (405, "405 method not allowed", errors.Garbled),
-        (101, "", errors.Garbled),
+        (400, "nonsense", errors.BadRequest, None),
+        (400, "", errors.BadRequest, None),
+        (413, "body too large", errors.BadRequest, None),
+        (422, "nonsense", errors.BadRequest, None),
+        (400, OVERFLOW, errors.ContextTooLong, "context"),
+        (413, OVERFLOW, errors.ContextTooLong, "context"),
+        (400, "This model's maximum context length is 8192 tokens.", errors.ContextTooLong, "context"),
+        (400, "the input length exceeds the context length", errors.ContextTooLong, "context"),
+        (400, "Model Not Exist", errors.ModelMissing, "model_missing"),
+        (400, "The supported API model names are a or b, but you passed c.", errors.ModelMissing, "model_missing"),
+        (400, "invalid model name", errors.ModelMissing, "model_missing"),
+        (404, "model 'x' not found", errors.ModelMissing, "model_missing"),
+        (404, 'model "x" not found, try pulling it first', errors.ModelMissing, "model_missing"),
+        (404, "404 page not found", errors.UpstreamFault, "status_404"),
+        (401, "wrong key", errors.KeyRefused, "key"),
+        (402, "Insufficient Balance", errors.KeyRefused, "key"),
+        (403, "", errors.KeyRefused, "key"),
+        (408, "", errors.TimedOut, "status_408"),
+        (504, "", errors.TimedOut, "status_504"),
+        (429, "slow down", errors.RateLimited, "status_429"),
+        (503, "busy", errors.Overloaded, "status_503"),
+        (500, "boom", errors.UpstreamFault, "status_500"),
+        (501, "not implemented", errors.UpstreamFault, "status_501"),
+        (529, "overloaded", errors.UpstreamFault, "status_529"),
+        (400, "registry.local/tiny does not support tools", errors.Untranslatable, "unsupported"),
+        (500, "image input is not supported", errors.Untranslatable, "unsupported"),
+        (301, "", errors.Garbled, "status_301"),
+        (405, "405 method not allowed", errors.Garbled, "status_405"),
+        (101, "", errors.Garbled, "malformed"),
+        (204, "", errors.Garbled, "malformed"),
     ],
 )
-def test_a_bad_status_is_a_fault_of_its_kind(status: int, text: str, kind: type[Fault]) -> None:
+def test_a_bad_status_is_a_fault_of_its_kind(
+    status: int, text: str, fault_class: type[Fault], kind: str | None
+) -> None:
     fault = rejection(status, orjson.dumps({"error": text}))
-    assert type(fault) is kind
+    assert type(fault) is fault_class
+    assert fault.kind == kind
     assert fault.message
 
 
@@ -100,30 +110,93 @@ def test_what_an_upstream_says_of_itself_stays_inside(status: int) -> None:
     assert "secret" not in fault.message
 
 
+NOW = 1_795_219_200.0
+"""Saturday, 21 November 2026, midnight GMT."""
+
+
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
     [
-        (None, None),
-        ("", None),
-        ("12", 12.0),
-        ("0.5", 0.5),
-        ("-3", 0.0),
-        ("soon", None),
-        ("inf", None),
-        ("nan", None),
-        ("Sat, 21 Nov 2026 00:00:00 GMT", None),
+        pytest.param(None, None, id="No header"),
+        pytest.param("", None, id="An empty one"),
+        pytest.param("12", 12.0, id="Seconds"),
+        pytest.param("0.5", 0.5, id="Parts of a second"),
+        pytest.param("-3", 0.0, id="Less than nothing is nothing"),
+        pytest.param("soon", None, id="A word"),
+        pytest.param("inf", None, id="For ever"),
+        pytest.param("nan", None, id="No number"),
+        pytest.param("1e999", None, id="A number without end"),
+        pytest.param("Sat, 21 Nov 2026 00:01:30 GMT", 90.0, id="A date"),
+        pytest.param("Fri, 20 Nov 2026 23:59:59 GMT", 0.0, id="A date that is over"),
+        pytest.param("Saturday, 21-Nov-26 00:00:07 GMT", 7.0, id="A date of RFC 850"),
+        pytest.param("Sat Nov 21 00:00:08 2026", 8.0, id="A date as C has it, which means GMT too"),
+        pytest.param("Sat, 21 Nov 2026 01:00:09 +0100", 9.0, id="A date elsewhere"),
+        pytest.param("Sat, 21 Nov 2026 00:00:10 -0000", 10.0, id="A date of no known place means GMT"),
+        pytest.param("Sat, 31 Feb 2026 00:00:00 GMT", None, id="A day that there is not"),
+        pytest.param("Sat, 21 Nov " + "9" * 30 + " 00:00:00 GMT", None, id="A year that no calendar reaches"),
+        pytest.param("Sat, 21 Nov 2026 00:00:00 +9999", None, id="A zone that no clock has"),
+        pytest.param("Sat, 21 Nov", None, id="Half a date"),
     ],
 )
-def test_a_retry_after_counts_if_it_is_in_seconds(retry_after: str | None, seconds: float | None) -> None:
-    assert rejection(429, b"", retry_after).retry_after == seconds
+def test_a_retry_after_is_a_wait_in_seconds(retry_after: str | None, seconds: float | None) -> None:
+    assert rejection(429, b"", retry_after, now=NOW).retry_after == seconds
 
 
-def test_an_error_amid_a_stream_has_its_own_status_or_is_the_servers() -> None:
-    assert type(in_stream_error("boom")) is errors.UpstreamFault
-    assert type(in_stream_error({"message": "slow", "code": 429})) is errors.RateLimited
-    assert type(in_stream_error(WRAPPED)) is errors.ContextTooLong
-    assert type(in_stream_error(OVERFLOW)) is errors.ContextTooLong
-    assert type(in_stream_error(None)) is errors.UpstreamFault
+def test_whatever_stands_in_a_retry_after_it_is_a_wait_or_none() -> None:
+    chance = random.Random(20261121)
+    pieces = [
+        "Sat",
+        ",",
+        " ",
+        "21",
+        "Nov",
+        "2026",
+        "00:00:00",
+        "GMT",
+        "-0000",
+        "+99",
+        ":",
+        "-",
+        "1",
+        "(",
+        ")",
+        "\x00",
+        "9" * 9,
+    ]
+    for _ in range(5000):
+        text = "".join(chance.choices(pieces, k=chance.randint(0, 9)))
+        wait = rejection(503, b"", text, now=NOW).retry_after
+        assert wait is None or (wait >= 0 and math.isfinite(wait))
+
+
+def test_without_a_clock_a_date_says_nothing() -> None:
+    assert rejection(429, b"", "Sat, 21 Nov 2026 00:01:30 GMT").retry_after is None
+    assert rejection(429, b"", "90").retry_after == 90.0
+
+
+@pytest.mark.parametrize(
+    ("value", "fault_class", "kind"),
+    [
+        ("boom", errors.UpstreamFault, "stream_error"),
+        (None, errors.UpstreamFault, "stream_error"),
+        ({"message": "slow", "code": 429}, errors.RateLimited, "stream_error"),
+        ({"message": "full", "code": 503}, errors.Overloaded, "stream_error"),
+        ({"message": "late", "code": 504}, errors.TimedOut, "stream_error"),
+        ({"message": "odd", "code": 302}, errors.Garbled, "stream_error"),
+        ({"message": "who?", "code": 401}, errors.KeyRefused, "stream_error"),
+        ({"message": "model 'x' not found", "code": 404}, errors.ModelMissing, "model_missing"),
+        ({"message": "bad schema", "code": 400}, errors.BadRequest, None),
+        ({"message": "m does not support tools", "code": 400}, errors.Untranslatable, "unsupported"),
+        (WRAPPED, errors.ContextTooLong, "context"),
+        (OVERFLOW, errors.ContextTooLong, "context"),
+    ],
+)
+def test_an_error_amid_a_stream_has_its_own_status_or_is_the_servers(
+    value: object, fault_class: type[Fault], kind: str | None
+) -> None:
+    fault = in_stream_error(value)
+    assert type(fault) is fault_class
+    assert fault.kind == kind
 
 
 def test_a_fault_is_openais_object_as_a_body_and_as_the_end_of_a_stream() -> None:
@@ -137,10 +210,57 @@ def _tree(kind: type[Fault]) -> list[type[Fault]]:
     return [kind, *(below for child in kind.__subclasses__() for below in _tree(child))]
 
 
-@pytest.mark.parametrize("kind", _tree(Fault), ids=lambda kind: kind.__name__)
-def test_every_fault_has_a_status_and_a_code_that_sdks_can_read(kind: type[Fault]) -> None:
-    fault = kind("Why.")
+@pytest.mark.parametrize("fault_class", _tree(Fault), ids=lambda fault_class: fault_class.__name__)
+def test_every_fault_has_a_status_and_a_code_that_sdks_can_read(fault_class: type[Fault]) -> None:
+    fault = fault_class("Why.")
     assert 400 <= fault.status < 600
     assert fault.code is None or isinstance(fault.code, str)
-    assert fault.retryable == (issubclass(kind, errors.UpstreamFault) or kind is errors.Untranslatable)
     assert str(fault) == "Why."
+
+
+KINDS: dict[type[Fault], str] = {
+    errors.Untranslatable: "unsupported",
+    errors.ContextTooLong: "context",
+    errors.UpstreamFault: "stream_error",
+    errors.ConnectFailed: "connect",
+    errors.TlsFailed: "tls",
+    errors.TimedOut: "first_token",
+    errors.Cut: "cut",
+    errors.Garbled: "malformed",
+    errors.Overloaded: "status_503",
+    errors.Resting: "resting",
+    errors.RateLimited: "status_429",
+    errors.Busy: "busy",
+    errors.KeyRefused: "key",
+    errors.NotContinued: "not_continued",
+    errors.ModelMissing: "model_missing",
+}
+
+
+def test_every_fault_of_a_target_is_of_a_kind_and_no_other_is() -> None:
+    kinds = {fault_class: fault_class("Why.").kind for fault_class in _tree(Fault)}
+    assert {fault_class: kind for fault_class, kind in kinds.items() if kind is not None} == KINDS
+
+
+def test_a_fault_may_say_its_kind_more_exactly_than_its_class() -> None:
+    assert errors.Cut("Why.", kind="reset").kind == "reset"
+    assert errors.Cut("Why.").kind == "cut"
+    assert errors.Cut("Why.", kind="reset").retryable
+    assert not errors.BadRequest("Why.").retryable
+
+
+def test_a_target_that_was_not_asked_is_told_as_if_it_had_been() -> None:
+    busy, resting = errors.Busy("is full"), errors.Resting("is resting", retry_after=3.0)
+    assert (busy.status, busy.type, busy.code) == (429, "requests", "rate_limit_exceeded")
+    assert (resting.status, resting.code, resting.retry_after) == (503, "server_is_overloaded", 3.0)
+
+
+def test_the_tree_that_is_drawn_is_the_tree_that_there_is() -> None:
+    drawn = re.findall(r"^ {4}([ |`-]*)([A-Z]\w+) +(?:(\d{3})|) *(\S*)", errors.__doc__ or "", re.MULTILINE)
+    seen = {name: kind.strip("-") or None for _, name, _, kind in drawn}
+    assert seen == {kind.__name__: kind("Why.").kind for kind in _tree(Fault) if kind.__module__ == "wire.errors"}
+    assert {name: int(status) for _, name, status, _ in drawn if status} == {
+        kind.__name__: kind.status
+        for kind in _tree(Fault)
+        if kind.__module__ == "wire.errors" and (kind is Fault or kind.status != kind.__mro__[1].status)  # type: ignore[attr-defined]
+    }

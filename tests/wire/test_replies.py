@@ -52,7 +52,8 @@ def test_a_failed_reply_is_a_fault_that_says_what_happened(case: Case) -> None:
     found = readings(case, [body(case)])
     fault = found[-1]
     assert isinstance(fault, Fault)
-    assert type(fault).__name__ == expected["kind"]
+    assert type(fault).__name__ == expected["class"]
+    assert fault.kind == expected["kind"]
     assert (fault.status, fault.code) == (expected["status"], expected["code"])
     assert fault.param == expected.get("param")
     assert fault.retry_after == expected.get("retry_after")

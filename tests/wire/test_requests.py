@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 import pytest
@@ -15,7 +15,7 @@ from wire.compat import to_compat
 from wire.dialects import DIALECTS, Facets
 from wire.errors import BadRequest
 from wire.ollama import to_ollama
-from wire.openai import ChatRequest, Json, Translated
+from wire.openai import ChatRequest, Json, Prefill, Translated
 from wire.profiles import PROFILES
 
 REFUSED = [case for case in cases("requests") if case.file == "refused"]
@@ -32,7 +32,8 @@ def _raw(case: Case) -> bytes:
 
 
 def _checked(case: Case) -> ChatRequest:
-    return check_chat(parse_body(_raw(case)))
+    request = check_chat(parse_body(_raw(case)))
+    return replace(request, prefill=Prefill(**case.row["prefill"])) if "prefill" in case.row else request
 
 
 def _translate(case: Case) -> Translated:
@@ -45,7 +46,8 @@ def test_a_bad_request_is_refused_with_its_parameter(case: Case) -> None:
     with pytest.raises(BadRequest) as caught:
         _checked(case)
     fault = caught.value
-    assert type(fault).__name__ == case.row["kind"]
+    assert type(fault).__name__ == case.row["class"]
+    assert fault.kind is None
     assert (fault.status, fault.type) == (400, "invalid_request_error")
     assert (fault.code, fault.param) == (case.row.get("code"), case.row.get("param"))
     assert case.row["says"] in fault.message
@@ -72,8 +74,8 @@ def test_what_cannot_be_carried_is_refused_with_its_parameter(case: Case) -> Non
     with pytest.raises(BadRequest) as caught:
         _translate(case)
     expected = case.row["fault"]
-    assert type(caught.value).__name__ == expected["kind"]
-    assert caught.value.retryable == (expected["kind"] == "Untranslatable")
+    assert type(caught.value).__name__ == expected["class"]
+    assert caught.value.kind == expected["kind"]
     assert caught.value.param == expected["param"]
     assert expected["says"] in caught.value.message
 
@@ -84,13 +86,14 @@ def test_no_mapper_touches_what_the_caller_sent(case: Case) -> None:
     before = copy.deepcopy(sent)
     request = check_chat(sent)
     assert sent == before
-    for profile in PROFILES.values():
-        with suppress(BadRequest):  # what cannot be carried must be left alone too
-            to_compat(request, "m", profile)
+    for asked in (request, replace(request, prefill=Prefill("Hello", 1))):
+        for profile in PROFILES.values():
+            with suppress(BadRequest):  # what cannot be carried must be left alone too
+                to_compat(asked, "m", profile)
+            assert sent == before
+        with suppress(BadRequest):
+            to_ollama(asked, "m", num_ctx=1, keep_alive="1m")
         assert sent == before
-    with suppress(BadRequest):
-        to_ollama(request, "m", num_ctx=1, keep_alive="1m")
-    assert sent == before
 
 
 def _nested(levels: int) -> Json:
