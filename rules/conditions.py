@@ -18,12 +18,14 @@ type Condition = Callable[["Facts"], bool]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of one provider's server."""
+    """What is known of one provider's servers."""
 
     models: frozenset[str] | None = None
-    """The models it has now, as model_name() spells them; None: not reachable, or not asked."""
+    """The models they have now, all together, as model_name() spells them; None: not reachable, or not asked."""
     reached: bool = False
-    """It answered at least once since we started."""
+    """One of them answered at least once since we started."""
+    nodes: Mapping[str, frozenset[str] | None] = field(default_factory=dict, hash=False)
+    """url -> `models` of that one server, for those of its servers of which more is known than of all together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,18 @@ never repeated in a fault: they may be secrets. A mistyped target is, but only w
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from rules.decide import Rules, compile_rules
-from rules.schema import RulesFile
+from rules.prices import is_for
+from rules.schema import RulesFile, day, near
 
 type Path = tuple[str | int, ...]
 
@@ -72,7 +73,12 @@ def load_rules(
         raise RulesError(
             name, [*reader.faults, FileFault(1, "", "it must be a mapping of proxy, providers, rules, ...")]
         )
-    found = [*_dangling(value, reader), *_meaning(value, reader.lines, set(profiles))]
+    found = [
+        *_dangling(value, reader),
+        *_meaning(value, reader.lines, set(profiles)),
+        *_of_strategies(value, reader),
+        *_of_prices(value, reader),
+    ]
     try:
         file = RulesFile.model_validate(value)
     except ValidationError as error:
@@ -129,6 +135,10 @@ class _Reader:
         places = tuple(end for hole in self._holes for end in (f"{hole}.", f"{hole}["))
         return [*self.faults, *(fault for fault in faults if not f"{fault.where}.".startswith(places))]
 
+    def read_all(self, key: str) -> bool:
+        """Whether every value below a key at the top could be had."""
+        return not any(f"{hole}.".startswith((f"{key}.", f"{key}[")) for hole in self._holes)
+
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         value: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -165,11 +175,11 @@ class _Reader:
         if separator:
             return value or default
         if value is None:
-            near = _near(name, self._environment)
+            meant = near(name, self._environment)
             self._hole(
                 line,
                 path,
-                f"the environment variable {name} is not set{near}; ${{{name}:-}} makes it optional",
+                f"the environment variable {name} is not set{meant}; ${{{name}:-}} makes it optional",
             )
             return ""
         return value
@@ -192,12 +202,14 @@ def _syntax_fault(error: yaml.YAMLError) -> FileFault:
 def _schema_fault(item: Any, lines: Mapping[Path, int]) -> FileFault:
     """One of pydantic's complaints, in the words of the file."""
     path: Path = tuple(item["loc"])
+    if path[-1:] == ("[key]",) and path not in lines:  # pydantic's way to say that the key itself is meant
+        path = path[:-1]
     line = _line(path, lines)
     match item["type"]:
         case "extra_forbidden":
             known = _fields_at(path[:-1])
-            near = _near(str(path[-1]), known)
-            return FileFault(line, _dotted(path), f"unknown key{near or f'; known here: {_words(known)}'}")
+            meant = near(str(path[-1]), known)
+            return FileFault(line, _dotted(path), f"unknown key{meant or f'; known here: {_words(known)}'}")
         case "missing":
             return FileFault(line, _dotted(path), "is missing")
         case "literal_error":
@@ -221,7 +233,9 @@ def _fields_at(path: Path) -> list[str]:
             kind = kind.model_fields[str(step)].annotation
         else:
             kind = [inner for inner in get_args(kind) if inner is not Ellipsis][-1]  # the items of a tuple or dict
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return []
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def _dangling(value: dict[str, Any], reader: _Reader) -> list[FileFault]:
@@ -242,12 +256,12 @@ def _dangling(value: dict[str, Any], reader: _Reader) -> list[FileFault]:
         elif slash and not model:
             message = f"'{entry}' names no model; write {name}/MODEL"
         elif slash or not may_be_model:
-            message = f"there is no provider '{name}'{_near(name, known)}" if name else f"'{entry}' names no provider"
+            message = f"there is no provider '{name}'{near(name, known)}" if name else f"'{entry}' names no provider"
             message += "" if slash else "; a target is written provider/model"
         elif entry in known:
             message = f"'{entry}' is a provider; write {entry}/MODEL or {entry}/{{model}}"
         else:
-            message = f"there is no model '{entry}' under models{_near(entry, virtual)}; a target is provider/model"
+            message = f"there is no model '{entry}' under models{near(entry, virtual)}; a target is provider/model"
         faults.append(FileFault(_line(path, reader.lines), _dotted(path), message))
     return faults
 
@@ -264,6 +278,8 @@ def _entries(value: dict[str, Any], virtual: dict[str, Any]) -> Iterable[tuple[P
             when = rule.get("when")
             if isinstance(when, dict):
                 yield from _names_in(when.get("available"), ("rules", number, "when", "available"), may_be_model=False)
+    for path, price in _prices(value):
+        yield from _names_in(price.get("model"), (*path, "model"), may_be_model=False)
 
 
 def _names_in(value: Any, path: Path, *, may_be_model: bool) -> Iterable[tuple[Path, str, bool]]:
@@ -289,7 +305,7 @@ def _meaning(value: dict[str, Any], lines: Mapping[Path, int], profiles: set[str
         facts = _mapping(provider)
         profile = facts.get("profile")
         if isinstance(profile, str) and profile not in profiles:
-            say(("providers", name, "profile"), f"there is no such profile{_near(profile, profiles)}")
+            say(("providers", name, "profile"), f"there is no such profile{near(profile, profiles)}")
         if facts.get("dialect") in ("ollama", "openai") and not facts.get("urls"):
             say(("providers", name, "urls"), "it needs an address, such as urls: [http://127.0.0.1:11434]")
     written = value.get("rules")
@@ -322,6 +338,61 @@ def _meaning(value: dict[str, Any], lines: Mapping[Path, int], profiles: set[str
     return faults
 
 
+def _of_strategies(value: dict[str, Any], reader: _Reader) -> Iterator[FileFault]:
+    """Virtual models whose strategy lacks what it goes by. Looks at raw values, as _dangling() does."""
+
+    def fault(path: Path, message: str) -> FileFault:
+        return FileFault(_line(path, reader.lines), _dotted(path), message)
+
+    providers = _mapping(value.get("providers"))
+    priced = [price["model"] for _, price in _prices(value) if isinstance(price.get("model"), str)]
+    for name, model in _mapping(value.get("models")).items():
+        path: Path = ("models", name)
+        model = _mapping(model)
+        strategy, weights = model.get("strategy"), model.get("weights")
+        targets = list(_names_in(model.get("targets"), (*path, "targets"), may_be_model=False))
+        if weights is None and strategy == "weighted":
+            yield fault((*path, "strategy"), "weighted needs `weights`, one number for each target")
+        elif weights is not None and strategy != "weighted":
+            yield fault((*path, "weights"), "only the strategy weighted goes by weights; write it, or leave them out")
+        elif isinstance(weights, list) and weights and targets and len(weights) != len(targets):
+            message = f"needs one number for each target, {len(targets)} and not {len(weights)}"
+            yield fault((*path, "weights"), message)
+        if strategy == "cheapest" and reader.read_all("prices"):
+            for place, entry, _ in targets:
+                provider, _, pattern = entry.partition("/")
+                costs = _mapping(providers.get(provider)).get("dialect") == "openai"
+                if costs and pattern and not any(is_for(price, entry) for price in priced):
+                    which = "it" if place in reader.filled else f"'{entry}'"
+                    yield fault(place, f"the strategy cheapest needs a price for {which}; write it under prices")
+
+
+def _of_prices(value: dict[str, Any], reader: _Reader) -> Iterator[FileFault]:
+    """Prices that can never hold, or that say the same twice. Looks at raw values, as _dangling() does."""
+    first: dict[tuple[str, date], int] = {}
+    for path, price in _prices(value):
+        model = str(price.get("model"))
+        if "{model}" in model:
+            place = (*path, "model")
+            message = "a price is for the name that is asked for in the end; write provider/* for all of them"
+            yield FileFault(_line(place, reader.lines), _dotted(place), message)
+        try:
+            key = model, day(price.get("from"))
+        except ValueError:
+            continue
+        number = first.setdefault(key, int(path[-1]))
+        if number != path[-1] and reader.read_all("prices"):
+            message = f"price {number + 1} is for the same model and from the same day"
+            yield FileFault(_line(path, reader.lines), _dotted(path), message)
+
+
+def _prices(value: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    prices = value.get("prices")
+    for number, price in enumerate(prices if isinstance(prices, list) else []):
+        if isinstance(price, dict):
+            yield ("prices", number), price
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -338,11 +409,6 @@ def _dotted(path: Path) -> str:
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _words(words: Iterable[str]) -> str:

@@ -5,9 +5,11 @@ Values are what a person writes (`5s`, `32MiB`, `> 500`); they become seconds, b
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -21,6 +23,8 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
+
+from rules.health import DEFAULT_ON, GROUPS, KINDS
 
 
 class _Noun(BaseModel):
@@ -108,6 +112,42 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_STATUS = re.compile(r"status_[345](?:[0-9][0-9]|xx)")
+_KINDS = (*sorted({*KINDS, *GROUPS}), "status_429", "status_503", "status_3xx", "status_4xx", "status_5xx")
+"""What is worth naming to a person who mistyped a kind of failure."""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A question in brackets after the one of `known` that a person may have meant, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _kind(value: str) -> str:
+    if value not in KINDS and value not in GROUPS and _STATUS.fullmatch(value) is None:
+        raise ValueError(f"there is no such kind of failure{near(value, _KINDS) or f'; there are {", ".join(_KINDS)}'}")
+    return value
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def day(value: Any) -> date:
+    """A date as YAML reads it, or its text; raises ValueError for anything else, a time of day included."""
+    # pydantic would take a number for seconds since 1970.
+    if type(value) is date:
+        return value
+    try:
+        if isinstance(value, str) and _DATE.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass
+    raise ValueError("a date is year-month-day, such as 2026-11-15")
+
+
+Count = Annotated[int, Field(ge=1)]
+Kind = Annotated[str, AfterValidator(_kind)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)]
 Url = Annotated[str, AfterValidator(_url)]
@@ -140,18 +180,30 @@ class Proxy(_Noun):
 class Provider(_Noun):
     dialect: Literal["ollama", "openai", "sandbox"]
     urls: Annotated[tuple[Url, ...], BeforeValidator(_as_list)] = ()
-    """Tried in order."""
+    """Several servers that can stand in for each other: the least busy one is asked first."""
     profile: str = "compat"
     key: SecretStr | None = None
     """Written but empty: the provider needs a key and has none yet, so its targets are skipped."""
     num_ctx: Annotated[int, Field(ge=4)] | None = None
     keep_alive: str | None = None
+    parallel: Count | None = None
+    """Calls that each of its models on each of its servers is given at once; left out: that of `admission`."""
+    patience: Seconds | None = None
+    """The first-token limit while the server shows signs of life; left out: its profile's."""
+    window: Count | None = None
+    """Tokens of context; left out: `num_ctx`, or unknown."""
 
 
 class Model(_Noun):
     targets: Names
     aliases: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     capability: str | None = None
+    strategy: Literal["in_order", "round_robin", "least_busy", "fastest", "cheapest", "weighted"] = "in_order"
+    """Which target comes first. The strategies are in balance.py."""
+    weights: Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], Field(min_length=1)] | None = None
+    """One per target, exactly where the strategy is `weighted`: how often it comes first, compared with the others."""
+    mid_stream: Literal["continue", "error"] | None = None
+    """Left out: that of `failover`."""
 
 
 class When(_Noun):
@@ -170,6 +222,8 @@ class Rule(_Noun):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     when: When = When()
     use: Names
+    mid_stream: Literal["continue", "error"] | None = None
+    """Left out: that of `failover`."""
 
 
 class Timeouts(_Noun):
@@ -186,11 +240,66 @@ class Limits(_Noun):
     headers: Size = ByteSize(64 * 1024)
 
 
+class Failover(_Noun):
+    """What follows a failed attempt. The whole call has `timeouts.total`."""
+
+    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    """At one target, in one call."""
+    on: Annotated[tuple[Kind, ...], BeforeValidator(_as_list)] = DEFAULT_ON
+    """The kinds of failure that lead on: names, groups and statuses of health.py. Any other one is the answer."""
+    mid_stream: Literal["continue", "error"] = "continue"
+    """Whether a stream that breaks off after its caller saw text is continued by the next target."""
+    backoff: Seconds = 0.25
+    """Before the second attempt at one target; doubles with each further one, and varies by chance."""
+    wait: Seconds = 30.0
+    """The longest that a call waits for a target to be ready again."""
+
+
+class BreakerPolicy(_Noun):
+    """When a target that fails is left alone for a while."""
+
+    failures: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    """The score that opens the breaker: a failure adds its weight, a success takes one away."""
+    cool_down: Seconds = 10.0
+    """From there to the one call that may try again."""
+    weights: dict[Kind, Number] = {}
+    """By kind of failure, written as in `failover.on`; for those not named health.py has its own."""
+
+
+class Admission(_Noun):
+    """How many calls a target is given at once, and what becomes of more."""
+
+    parallel: Count | None = None
+    """Left out: 4 for a server that speaks Ollama, 64 for any other."""
+    queue: Annotated[int, Field(ge=0)] = 100
+    """Calls that may wait for one target."""
+    wait: Seconds = 30.0
+    """The longest that a call waits for its place."""
+
+
 class Defaults(_Noun):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     refresh: Seconds = 5.0
     """How often a local server is asked for its models."""
+    failover: Failover = Failover()
+    breaker: BreakerPolicy = BreakerPolicy()
+    admission: Admission = Admission()
+    drain: Seconds = 10.0
+    """How long calls under way may go on when we are asked to stop."""
+
+
+class Price(_Noun):
+    """USD per million tokens, from a day on."""
+
+    model: str
+    """A target, provider/model; `*`, `?` and `[...]` stand for parts of the model's name."""
+    since: Annotated[date, BeforeValidator(day)] = Field(alias="from")
+    """The first day, in UTC."""
+    input: Number
+    cached_input: Number | None = None
+    """Left out: not known; expected costs do not need it."""
+    output: Number
 
 
 class RulesFile(_Noun):
@@ -199,3 +308,4 @@ class RulesFile(_Noun):
     models: dict[str, Model] = {}
     rules: tuple[Rule, ...] = ()
     defaults: Defaults = Defaults()
+    prices: tuple[Price, ...] = ()

@@ -114,10 +114,19 @@ HAS_QWEN = {"ollama": Seen(frozenset({"qwen2.5:latest", "ns/llama:3b"}), reached
         ("ollama/{model}", "qwen2.5", {"ollama": Seen()}, False),
         ("ollama/{model}", "qwen2.5", {"ollama": Seen(None, reached=True)}, False),
         ("ollama/{model}", "qwen2.5", {"ollama": Seen(frozenset(), reached=True)}, False),
+        # One of several servers is enough.
+        ("ollama/a", "m", {"ollama": Seen(frozenset({"a:latest"}), True, {"http://1": None})}, True),
     ],
 )
 def test_available_is_what_a_server_has_now(target: str, model: str, servers: dict[str, Seen], expected: bool) -> None:
     assert holds({"available": target}, Facts(model, servers=servers)) is expected
+
+
+def test_what_is_seen_is_a_value_whatever_is_known_of_single_servers() -> None:
+    bare, known = Seen(frozenset({"a"}), True), Seen(frozenset({"a"}), True, {"http://1": frozenset({"a"})})
+    assert bare == Seen(frozenset({"a"}), True, {})
+    assert bare != known
+    assert len({bare, Seen(frozenset({"a"}), True)}) == 1
 
 
 @pytest.mark.parametrize("wanted", [True, False])

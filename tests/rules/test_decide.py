@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.conditions import Facts, Seen
-from rules.decide import Decision, Rules, Skipped, Target, compile_rules, decide
+from rules.decide import LONGEST_REMEMBERED, REMEMBERED, Decision, Pool, Rules, Skipped, Target, compile_rules, decide
 from rules.load import load_rules
 from rules.schema import RulesFile
 
@@ -36,8 +36,19 @@ NOT_NEEDED = "stands in only where nothing else can be asked"
 ELSEWHERE = "never stands in for a server that is away"
 
 
-def made(rules: list[dict[str, Any]], models: dict[str, Any] | None = None, **providers: Any) -> Rules:
-    file = {"providers": {**PROVIDERS, **providers}, "models": models or {}, "rules": rules}
+def made(
+    rules: list[dict[str, Any]],
+    models: dict[str, Any] | None = None,
+    defaults: dict[str, Any] | None = None,
+    **providers: Any,
+) -> Rules:
+    file = {
+        "providers": {**PROVIDERS, **providers},
+        "models": models or {},
+        "rules": rules,
+        "defaults": defaults or {},
+        "prices": [{"model": "far/*", "from": "2026-11-15", "input": 1, "output": 1}],
+    }
     return load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
 
 
@@ -47,6 +58,14 @@ def chosen(use: list[str] | str, seen: Seen = NEVER, model: str = "m", **provide
 
 def names(decision: Decision) -> list[str]:
     return [target.name for target in decision.targets]
+
+
+def pools(decision: Decision) -> list[tuple[str, str, list[str], tuple[float, ...]]]:
+    """(strategy, name, servers, weights) of each; a server is its host with the model."""
+    return [
+        (pool.strategy, pool.name, [f"{one.host or one.provider}/{one.model}" for one in pool.targets], pool.weights)
+        for pool in decision.pools
+    ]
 
 
 def skips(decision: Decision) -> list[tuple[str, str]]:
@@ -69,7 +88,7 @@ def test_the_first_rule_that_holds_wins() -> None:
 
 def test_nothing_is_decided_where_no_rule_holds() -> None:
     rules = made([{"name": "one", "when": {"model": "x"}, "use": "far/one"}])
-    assert decide(rules, Facts("y")) == Decision(rule=None, targets=(), skipped=())
+    assert decide(rules, Facts("y")) == Decision(rule=None, pools=(), skipped=())
 
 
 def test_a_rule_that_holds_is_not_passed_by_because_its_targets_cannot_be_asked() -> None:
@@ -269,6 +288,228 @@ def test_a_virtual_model_does_not_hide_the_target_that_has_its_name() -> None:
     assert names(decide(rules, Facts("far/f"))) == ["open/o"]
 
 
+# --- pools
+
+TWO = {"dialect": "openai", "urls": ["http://one.test", "http://two.test"]}
+
+
+def pooled(use: list[str] | str, model: dict[str, Any] | None = None, seen: Seen = WITH_M) -> Decision:
+    """What becomes of a call for `m` where provider `two` has two servers and `chat` is this virtual model."""
+    rules = made([{"name": "all", "use": use}], {"chat": model} if model else None, two=TWO)
+    return decide(rules, Facts("m", servers={"here": seen}))
+
+
+def test_each_target_of_a_rule_is_a_pool_of_its_servers() -> None:
+    assert pools(pooled(["far/f", "two/{model}"])) == [
+        ("least_busy", "far/f", ["far.test/f"], ()),
+        ("least_busy", "two/m", ["one.test/m", "two.test/m"], ()),
+    ]
+
+
+def test_each_target_of_a_virtual_model_in_order_is_a_pool_too() -> None:
+    assert pools(pooled(["far/f", "chat"], {"targets": ["two/t", "far/{model}"]})) == [
+        ("least_busy", "far/f", ["far.test/f"], ()),
+        ("least_busy", "two/t", ["one.test/t", "two.test/t"], ()),
+        ("least_busy", "far/m", ["far.test/m"], ()),
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_busy", "fastest", "cheapest"])
+def test_a_virtual_model_with_a_strategy_is_one_pool_of_all_its_servers(strategy: str) -> None:
+    model = {"targets": ["far/f", "here/m", "far/{model}"], "strategy": strategy}
+    assert pools(pooled(["chat", "open/o"], model)) == [
+        (strategy, "chat", ["far.test/f", "127.0.0.1/m", "far.test/m"], ()),
+        ("least_busy", "open/o", ["open.test/o"], ()),
+    ]
+
+
+def test_the_servers_of_a_weighted_target_carry_its_weight() -> None:
+    model = {"targets": ["two/t", "far/f"], "strategy": "weighted", "weights": [3, 0.5]}
+    assert pools(pooled("chat", model)) == [
+        ("weighted", "chat", ["one.test/t", "two.test/t", "far.test/f"], (3, 3, 0.5))
+    ]
+
+
+def test_weights_stay_with_their_targets_where_others_are_skipped() -> None:
+    model = {"targets": ["here/n", "far/f", "keyless/k", "two/t"], "strategy": "weighted", "weights": [1, 2, 3, 4]}
+    decision = pooled("chat", model)
+    assert pools(decision) == [("weighted", "chat", ["far.test/f", "one.test/t", "two.test/t"], (2, 4, 4))]
+    assert skips(decision) == [("here/n", NO_MODEL), ("keyless/k", NO_KEY)]
+
+
+def test_a_pool_that_becomes_empty_vanishes() -> None:
+    model = {"targets": ["keyless/k", "here/n"], "strategy": "fastest"}
+    assert pools(pooled(["here/n", "chat", "far/f"], model)) == [("least_busy", "far/f", ["far.test/f"], ())]
+
+
+def test_a_target_stands_in_the_first_pool_that_names_it() -> None:
+    model = {"targets": ["far/f", "two/t", "far/f"], "strategy": "weighted", "weights": [1, 2, 4]}
+    assert pools(pooled(["far/f", "chat", "two/t"], model)) == [
+        ("least_busy", "far/f", ["far.test/f"], ()),
+        ("weighted", "chat", ["one.test/t", "two.test/t"], (2, 2)),
+    ]
+
+
+def test_a_pool_of_which_all_is_asked_stays_as_it_is_beside_one_that_changes() -> None:
+    decision = pooled(["two/t", "keyless/k", "far/f"])
+    again = pooled(["two/t", "far/f"])
+    assert decision.pools == again.pools
+
+
+def test_the_targets_of_a_decision_are_those_of_its_pools() -> None:
+    decision = pooled(["two/t", "far/f"])
+    assert decision.targets == (*decision.pools[0].targets, *decision.pools[1].targets)
+    assert Decision("r").targets == ()
+
+
+# --- several servers of one provider
+
+BOTH = {"dialect": "ollama", "urls": ["http://one.test", "http://two.test"]}
+HAS_M, HAS_N = frozenset({"m:latest"}), frozenset({"n:latest"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "skipped", "because"),
+    [
+        ({}, ["one.test/m", "two.test/m"], [], "what all have together counts where nothing else is known"),
+        ({"http://one.test": HAS_M, "http://two.test": HAS_M}, ["one.test/m", "two.test/m"], [], "both have it"),
+        ({"http://one.test": HAS_N, "http://two.test": HAS_M}, ["two.test/m"], [], "only the second one has it"),
+        ({"http://one.test": HAS_M, "http://two.test": None}, ["one.test/m"], [], "the second one is away"),
+        ({"http://two.test": HAS_N}, ["one.test/m"], [], "of the first one nothing else is known"),
+        (
+            {"http://one.test": HAS_N, "http://two.test": None},
+            ["far.test/f"],
+            [("both/m", NO_MODEL), ("both/m", UNREACHABLE)],
+            "neither can be asked",
+        ),
+    ],
+)
+def test_a_server_is_skipped_for_what_is_known_of_itself(
+    nodes: dict[str, frozenset[str] | None], asked: list[str], skipped: list[tuple[str, str]], because: str
+) -> None:
+    rules = made([{"name": "all", "use": ["both/m", "far/f"]}], both=BOTH)
+    decision = decide(rules, Facts("m", servers={"both": Seen(HAS_M, True, nodes)}))
+    found = [server for _, _, servers, _ in pools(decision) for server in servers]
+    assert (found[: len(asked)], skips(decision)) == (asked, skipped), because
+    assert found[len(asked) :] == ([] if asked == ["far.test/f"] else ["far.test/f"])
+
+
+def test_servers_without_the_model_are_all_asked_after_all_where_nothing_else_is_left() -> None:
+    rules = made([{"name": "all", "use": "both/m"}], both=BOTH)
+    seen = Seen(HAS_N, True, {"http://one.test": HAS_N, "http://two.test": None})
+    decision = decide(rules, Facts("m", servers={"both": seen}))
+    assert (pools(decision), skips(decision)) == ([("least_busy", "both/m", ["one.test/m", "two.test/m"], ())], [])
+
+
+# --- the middle of a stream
+
+
+@pytest.mark.parametrize(
+    ("usual", "of_rule", "of_model", "by_rule", "by_model"),
+    [
+        (None, None, None, "continue", "continue"),
+        ("error", None, None, "error", "error"),
+        ("error", "continue", None, "continue", "error"),
+        ("error", None, "continue", "error", "continue"),
+        (None, "error", None, "error", "continue"),
+        ("continue", None, "error", "continue", "error"),
+    ],
+)
+def test_what_becomes_of_a_broken_stream_is_the_rules_to_say_then_the_files(
+    usual: str | None, of_rule: str | None, of_model: str | None, by_rule: str, by_model: str
+) -> None:
+    def said(mid_stream: str | None) -> dict[str, str]:
+        return {"mid_stream": mid_stream} if mid_stream else {}
+
+    rules = made(
+        [{"name": "all", "use": "chat", **said(of_rule)}],
+        {"chat": {"targets": "far/f", **said(of_model)}},
+        {"failover": said(usual)},
+    )
+    assert (decide(rules, Facts("x")).mid_stream, decide(rules, Facts("chat")).mid_stream) == (by_rule, by_model)
+
+
+# --- what a target can take
+
+
+@pytest.mark.parametrize(
+    ("provider", "admission", "parallel"),
+    [
+        (HERE, {}, 4),
+        (OPEN, {}, 64),
+        (BOX, {}, 64),
+        (HERE, {"parallel": 7}, 7),
+        (OPEN, {"parallel": 7}, 7),
+        ({**HERE, "parallel": 1}, {}, 1),
+        ({**OPEN, "parallel": 9}, {"parallel": 7}, 9),
+    ],
+)
+def test_a_target_takes_as_many_calls_as_its_provider_says_then_the_file_then_its_kind(
+    provider: dict[str, Any], admission: dict[str, Any], parallel: int
+) -> None:
+    rules = made([{"name": "all", "use": "new/m"}], None, {"admission": admission}, new=provider)
+    assert [target.parallel for target in decide(rules, Facts("m")).targets] == [parallel]
+
+
+@pytest.mark.parametrize(
+    ("said", "patience", "window"),
+    [
+        ({}, None, None),
+        ({"num_ctx": 8192}, None, 8192),
+        ({"num_ctx": 8192, "window": 4096}, None, 4096),
+        ({"window": 65536, "patience": "5m"}, 300, 65536),
+    ],
+)
+def test_a_target_is_as_patient_and_as_wide_as_its_provider_says(
+    said: dict[str, Any], patience: float | None, window: int | None
+) -> None:
+    (target,) = chosen("new/m", new={**OPEN, **said}).targets
+    assert (target.patience, target.window) == (patience, window)
+
+
+def test_a_target_is_known_by_its_server_and_its_model_and_never_by_its_key() -> None:
+    (target,) = chosen("far/Ns/F").targets
+    assert target.node == ("far", "https://far.test/v1")
+    assert target.id == ("far", "https://far.test/v1", "Ns/F")
+    assert (target.name, target.known_as) == ("far/Ns/F", "ns/f:latest")
+
+
+# --- what is remembered
+
+
+def test_the_same_call_meets_the_same_pools_and_another_model_does_not() -> None:
+    rules = made([{"name": "all", "use": ["far/{model}", "two/t"]}], two=TWO)
+    first, again, other = (decide(rules, Facts(model)) for model in ("a", "a", "b"))
+    assert first.pools is again.pools
+    assert names(first) == ["far/a", "two/t", "two/t"]
+    assert names(other) == ["far/b", "two/t", "two/t"]
+
+
+def test_a_rule_and_a_virtual_model_of_one_name_are_not_confused() -> None:
+    rules = made([{"name": "models.chat", "use": "far/rule"}], {"chat": {"targets": "far/model"}})
+    for _ in range(2):
+        assert [names(decide(rules, Facts(model))) for model in ("chat", "other")] == [["far/model"], ["far/rule"]]
+
+
+def test_what_is_remembered_has_bounds() -> None:
+    rules = made([{"name": "all", "use": "far/{model}"}])
+    for number in range(REMEMBERED + 10):
+        assert names(decide(rules, Facts(f"m{number}"))) == [f"far/m{number}"]
+    assert len(rules.remembered) == REMEMBERED
+    for length in (LONGEST_REMEMBERED, LONGEST_REMEMBERED + 1):
+        model = "x" * length
+        assert names(decide(rules, Facts(model))) == [f"far/{model}"]
+        assert (decide(rules, Facts(model)).pools is decide(rules, Facts(model)).pools) is (
+            length == LONGEST_REMEMBERED
+        )
+
+
+def test_a_skipped_server_is_not_skipped_for_ever() -> None:
+    rules = made([{"name": "all", "use": ["here/m", "far/f"]}])
+    asked = [names(decide(rules, Facts("m", servers={"here": seen}))) for seen in (WITH_M, AWAY, WITH_M)]
+    assert asked == [["here/m", "far/f"], ["far/f"], ["here/m", "far/f"]]
+
+
 # --- secrets and snapshots
 
 
@@ -312,7 +553,9 @@ def test_a_decision_changes_neither_rules_nor_facts() -> None:
     assert (rules.file, servers) == before
 
 
-@pytest.mark.parametrize(("value", "name"), [(Decision("r"), "rule"), (Skipped("a/b", "why"), "why")])
+@pytest.mark.parametrize(
+    ("value", "name"), [(Decision("r"), "rule"), (Skipped("a/b", "why"), "why"), (Pool("fastest", ()), "strategy")]
+)
 def test_verdicts_do_not_change(value: Any, name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(value, name, "other")

@@ -9,8 +9,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from rules.access import Client, Denied
 from rules.conditions import Facts, Seen, model_name
 from rules.decide import Rules, decide
 from rules.load import FileFault, RulesError, load_rules
+from rules.schema import Defaults, RulesFile
 from wire.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +46,23 @@ providers:
     urls: ["http://127.0.0.1:11434", "http://127.0.0.2:11434"]
     num_ctx: "8192"
     keep_alive: 5m
-  far: {dialect: openai, profile: deepseek, urls: "https://far.test", key: "four"}
+    parallel: "2"
+  far:
+    dialect: openai
+    profile: deepseek
+    urls: "https://far.test"
+    key: "four"
+    patience: 5m
+    window: "65536"
 models:
-  chat: {capability: generation, targets: [ollama/m, far/m], aliases: ["gpt-*"]}
+  chat:
+    capability: generation
+    targets: [ollama/m, far/m]
+    aliases: ["gpt-*"]
+    strategy: weighted
+    weights: ["2", "0.5"]
+    mid_stream: error
+  cheap: {targets: [ollama/m, far/m, far/n], strategy: cheapest}
 rules:
   - name: one
     when:
@@ -58,13 +74,29 @@ rules:
       client: key-*
       header: {x-team: red, accept: "*"}
     use: [ollama/m, "far/{model}", chat]
+    mid_stream: continue
   - {name: two, use: chat}
 defaults:
   timeouts: {connect: 5s, first_token: 60s, idle: 30s, total: 30m, keep_alive: 15s}
   limits: {body: 32MiB, headers: 64KiB}
   refresh: 5s
+  failover:
+    attempts: "3"
+    "on": [connect, timeout, status_429, status_5xx]
+    mid_stream: error
+    backoff: 100ms
+    wait: 10s
+  breaker: {failures: "2.5", cool_down: 20s, weights: {timeout: "0.5", status_500: "0"}}
+  admission: {parallel: "8", queue: "20", wait: 3s}
+  drain: 7s
+prices:
+  - {model: far/m, from: "2026-11-15", input: "0.15", cached_input: "0.003", output: "0.60"}
+  - {model: far/*, from: "2026-11-15", input: "1", output: "2"}
 """
-"""A file with every key of the schema, all its values texts, so that each can come from the environment."""
+"""A file with every key of the schema, all its values texts, so that each can come from the environment.
+
+`on` has quotes for PyYAML's own loaders, which take the bare word for `true`; ours needs none.
+"""
 
 
 OTHER_PEOPLES_WORDS = ("pydantic", "instance of", "tuple", "dictionary", "Value error", "Traceback")
@@ -128,6 +160,245 @@ def test_the_error_counts_one_fault_as_one() -> None:
 )
 def test_a_fault_says_its_place_as_far_as_it_has_one(fault: FileFault, said: str) -> None:
     assert str(fault) == said
+
+
+# --- failover, balance and prices: [the text after PROVIDERS, on line 2 and further, and the faults in it]
+
+ALL = "rules: [{name: all, use: here/m}]\n"
+KINDS = "there is no such kind of failure"
+LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
+    (
+        "a mistyped kind in a list stands on its own line",
+        ALL + "defaults:\n  failover:\n    on:\n      - connect\n      - timeouts\n",
+        [(7, "defaults.failover.on[1]", KINDS + " (did you mean 'timeout'?)")],
+    ),
+    (
+        "a mistyped kind alone",
+        ALL + "defaults: {failover: {on: conect}}\n",
+        [(3, "defaults.failover.on[0]", KINDS + " (did you mean 'connect'?)")],
+    ),
+    (
+        "a mistyped kind that has a weight",
+        ALL + "defaults:\n  breaker:\n    weights: {timeout: 1,\n      status_5x: 2}\n",
+        [(6, "defaults.breaker.weights.status_5x", KINDS + " (did you mean 'status_5xx'?)")],
+    ),
+    (
+        "a kind like no other",
+        ALL + "defaults: {breaker: {weights: {zebra: 1}}}\n",
+        [(3, "defaults.breaker.weights.zebra", KINDS + "; there are blank, connect, ")],
+    ),
+    (
+        "weights that are no mapping, or not numbers",
+        ALL + "defaults:\n  breaker: {weights: [1]}\n  failover: {attempts: 11}\n  admission: {parallel: 0}\n",
+        [
+            (4, "defaults.breaker.weights", "must be a mapping of names"),
+            (5, "defaults.failover.attempts", "less than or equal to 10"),
+            (6, "defaults.admission.parallel", "greater than or equal to 1"),
+        ],
+    ),
+    (
+        "a weight below zero",
+        ALL + "defaults:\n  breaker: {weights: {timeout: -1}}\n",
+        [(4, "defaults.breaker.weights.timeout", "greater than or equal to 0")],
+    ),
+    (
+        "unknown keys of the new nouns",
+        ALL + "defaults:\n  failover: {attempt: 1}\n  breaker: {zebra: 1}\n  admission: {size: 1}\n",
+        [
+            (4, "defaults.failover.attempt", "unknown key (did you mean 'attempts'?)"),
+            (5, "defaults.breaker.zebra", "unknown key; known here: failures, cool_down, weights"),
+            (6, "defaults.admission.size", "unknown key; known here: parallel, queue, wait"),
+        ],
+    ),
+    (
+        "a strategy that there is not",
+        "models:\n  chat:\n    targets: here/m\n    strategy: random\n    mid_stream: restart\n",
+        [
+            (5, "models.chat.strategy", "must be one of 'in_order', 'round_robin'"),
+            (6, "models.chat.mid_stream", "must be one of 'continue' or 'error'"),
+        ],
+    ),
+    (
+        "a rule that restarts",
+        "rules:\n  - name: all\n    use: here/m\n    mid_stream: restart\n",
+        [(5, "rules[0].mid_stream", "must be one of 'continue' or 'error'")],
+    ),
+    (
+        "weighted without weights",
+        "models:\n  chat:\n    targets: here/m\n    strategy: weighted\n",
+        [(5, "models.chat.strategy", "needs `weights`, one number for each target")],
+    ),
+    (
+        "weights with nothing in them count as none",
+        "models:\n  chat: {targets: here/m, strategy: weighted, weights: }\n",
+        [(3, "models.chat.strategy", "needs `weights`")],
+    ),
+    (
+        "a list of weights with nothing in it",
+        "models:\n  chat: {targets: here/m, strategy: weighted, weights: []}\n",
+        [(3, "models.chat.weights", "needs at least one entry")],
+    ),
+    (
+        "weights of the wrong length",
+        "models:\n  chat:\n    targets: [here/m, there/m]\n    strategy: weighted\n    weights: [1, 2, 3]\n",
+        [(6, "models.chat.weights", "needs one number for each target, 2 and not 3")],
+    ),
+    (
+        "one target and two weights",
+        "models:\n  chat: {targets: here/m, strategy: weighted, weights: [1, 2]}\n",
+        [(3, "models.chat.weights", "needs one number for each target, 1 and not 2")],
+    ),
+    (
+        "weights that nothing looks at",
+        "models:\n  a: {targets: here/m, weights: [1]}\n  b: {targets: here/m, strategy: fastest, weights: [1]}\n",
+        [
+            (3, "models.a.weights", "only the strategy weighted goes by weights"),
+            (4, "models.b.weights", "only the strategy weighted goes by weights"),
+        ],
+    ),
+    (
+        "weights that are no numbers are not counted besides",
+        "models:\n  a: {targets: [here/m, there/m], strategy: weighted, weights: 5}\n",
+        [(3, "models.a.weights", "must be a list")],
+    ),
+    (
+        "a weight of nothing",
+        "models:\n  chat:\n    targets: [here/m, there/m]\n    strategy: weighted\n    weights: [0, 1]\n",
+        [(6, "models.chat.weights[0]", "greater than 0")],
+    ),
+    (
+        "cheapest, and nobody knows what some targets cost",
+        "models:\n  chat:\n    targets:\n      - here/m\n      - there/m\n      - there/n\n    strategy: cheapest\n"
+        "prices: [{model: there/n, from: 2026-11-15, input: 1, output: 1}]\n",
+        [(6, "models.chat.targets[1]", "the strategy cheapest needs a price for 'there/m'; write it under prices")],
+    ),
+    (
+        "cheapest for any name needs a price for any name",
+        "models:\n  chat: {targets: 'there/{model}', strategy: cheapest}\n"
+        "prices: [{model: there/n, from: 2026-11-15, input: 1, output: 1}]\n",
+        [(3, "models.chat.targets", "the strategy cheapest needs a price for 'there/{model}'")],
+    ),
+    (
+        "cheapest among targets that do not exist",
+        "models:\n  chat: {targets: [their/m, there/], strategy: cheapest}\n",
+        [
+            (3, "models.chat.targets[0]", "there is no provider 'their' (did you mean 'there'?)"),
+            (3, "models.chat.targets[1]", "names no model"),
+        ],
+    ),
+    (
+        "prices that cannot be read hide whether they would do",
+        "models: {chat: {targets: there/m, strategy: cheapest}}\n"
+        "prices:\n  - {model: '${NOWHERE}', from: 2026-11-15, input: 1, output: 1}\n"
+        "  - {model: '${NOWHERE}', from: 2026-11-15, input: 1, output: 1}\n",
+        [(4, "prices[0].model", "NOWHERE is not set"), (5, "prices[1].model", "NOWHERE is not set")],
+    ),
+    (
+        "a price for a provider that does not exist",
+        ALL + "prices:\n  - {model: their/m, from: 2026-11-15, input: 1, output: 1}\n"
+        "  - {model: m, from: 2026-11-15, input: 1, output: 1}\n",
+        [
+            (4, "prices[0].model", "there is no provider 'their' (did you mean 'there'?)"),
+            (5, "prices[1].model", "a target is written provider/model"),
+        ],
+    ),
+    (
+        "a price for every provider at once",
+        ALL + "prices: [{model: '*/*', from: 2026-11-15, input: 1, output: 1}]\n",
+        [(3, "prices[0].model", "there is no provider '*'")],
+    ),
+    (
+        "a price for a name that is still to be filled in",
+        ALL + "prices: [{model: 'there/{model}', from: 2026-11-15, input: 1, output: 1}]\n",
+        [(3, "prices[0].model", "write provider/* for all of them")],
+    ),
+    (
+        "two prices for one model and day, the one a date and the other a text",
+        ALL + "prices:\n  - {model: there/m, from: 2026-11-15, input: 1, output: 1}\n"
+        "  - {model: there/n, from: 2026-11-15, input: 1, output: 1}\n"
+        "  - {model: there/m, from: 2026-11-16, input: 1, output: 1}\n"
+        "  - {model: there/m, from: '2026-11-15', input: 2, output: 2}\n",
+        [(7, "prices[3]", "price 1 is for the same model and from the same day")],
+    ),
+    (
+        "days that are none",
+        ALL + "prices:\n  - {model: there/m, from: soon, input: 1, output: 1}\n"
+        "  - {model: there/m, from: 2026-11-15 10:00:00, input: 1, output: 1}\n"
+        "  - {model: there/m, from: 2026-11-31, input: 1, output: 1}\n"
+        "  - {model: there/m, from: 2026, input: 1, output: 1}\n"
+        "  - {model: there/m, input: 1, output: 1}\n",
+        [
+            (4, "prices[0].from", "a date is year-month-day, such as 2026-11-15"),
+            (5, "prices[1].from", "a date is year-month-day"),
+            (6, "prices[2].from", "this value cannot be read"),
+            (7, "prices[3].from", "a date is year-month-day"),
+            (8, "prices[4].from", "is missing"),
+        ],
+    ),
+    (
+        "keys of a price in other words",
+        ALL + "prices:\n  - {model: there/m, from: 2026-11-15, input: -1, output: 1, since: 1}\n  - there/m\n",
+        [
+            (4, "prices[0].input", "greater than or equal to 0"),
+            (4, "prices[0].since", "unknown key; known here: model, from, input, cached_input, output"),
+            (5, "prices[1]", "must be a mapping of model, from, input, cached_input, output"),
+        ],
+    ),
+    ("prices that are no list", ALL + "prices: {there/m: 1}\n", [(3, "prices", "must be a list")]),
+]
+
+
+@pytest.mark.parametrize(("it", "text", "faults"), LATER_FAULTS, ids=[row[0] for row in LATER_FAULTS])
+def test_what_is_wrong_with_failover_balance_and_prices_is_said_where_it_stands(
+    it: str, text: str, faults: list[tuple[int, str, str]]
+) -> None:
+    error = refusal(PROVIDERS + text)
+    assert [(fault.line, fault.where) for fault in error.faults] == [row[:2] for row in faults], f"{it}: {error}"
+    for fault, (_, _, message) in zip(error.faults, faults, strict=True):
+        assert message in fault.message, it
+        assert not [word for word in OTHER_PEOPLES_WORDS if word in str(fault)]
+
+
+def test_a_target_from_the_environment_that_has_no_price_is_not_repeated() -> None:
+    text = PROVIDERS + "models:\n  chat: {targets: ['there/${NAME}'], strategy: cheapest}\n"
+    (fault,) = refusal(text, {"NAME": "hidden"}).faults
+    assert str(fault) == (
+        "line 3: models.chat.targets[0]: the strategy cheapest needs a price for it; write it under prices"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: {chat: {targets: [here/m, here/n], strategy: cheapest}}\n",
+        "models: {chat: {targets: [here/m, there/m], strategy: cheapest}}\nprices: [{model: there/*, from: 2026-11-15, input: 1, output: 1}]\n",
+        "models: {chat: {targets: 'there/{model}', strategy: cheapest}}\nprices: [{model: there/*, from: 2026-11-15, input: 1, output: 1}]\n",
+        "models: {chat: {targets: there/m, strategy: fastest}}\n",
+        "models: {chat: {targets: there/m, strategy: weighted, weights: [1]}}\n",
+        ALL + "prices: []\n",
+    ],
+)
+def test_a_strategy_that_has_what_it_goes_by_is_taken(text: str) -> None:
+    assert load(PROVIDERS + text).file.providers
+
+
+@pytest.mark.parametrize("written", ["2026-11-15", "'2026-11-15'", "${DAY}"])
+def test_the_day_of_a_price_is_read_in_each_way_to_write_it(written: str) -> None:
+    text = PROVIDERS + ALL + f"prices:\n  - {{model: here/m, from: {written}, input: 1, output: 1}}\n"
+    (price,) = load(text.replace("${DAY}", '"${DAY}"'), {"DAY": "2026-11-15"}).file.prices
+    assert (price.since, price.cached_input) == (date(2026, 11, 15), None)
+
+
+def test_what_a_file_says_of_failover_arrives() -> None:
+    rules = load(EVERYTHING)
+    said = rules.defaults.failover
+    assert (said.attempts, said.on) == (3, ("connect", "timeout", "status_429", "status_5xx"))
+    assert (said.mid_stream, said.backoff, said.wait) == ("error", 0.1, 10)
+    breaker, admission = rules.defaults.breaker, rules.defaults.admission
+    assert (breaker.failures, breaker.cool_down, breaker.weights) == (2.5, 20, {"timeout": 0.5, "status_500": 0})
+    assert (admission.parallel, admission.queue, admission.wait, rules.defaults.drain) == (8, 20, 3, 7)
+    assert (rules.file.models["chat"].weights, rules.file.models["chat"].mid_stream) == ((2, 0.5), "error")
+    assert (rules.file.providers["far"].patience, rules.file.providers["far"].window) == (300, 65536)
 
 
 # --- hostile files
@@ -247,7 +518,37 @@ def told(error: BaseException) -> str:
 def test_the_file_with_every_key_is_a_good_one() -> None:
     rules = load(EVERYTHING)
     assert set(rules.secrets) == {"one", "two", "three", "four"}
-    assert len(PLACES) == 43
+    assert len(PLACES) == 80
+
+
+def test_every_key_of_the_schema_stands_in_that_file() -> None:
+    written = {str(step) for path in PLACES for step in path}
+    nouns, known = [RulesFile], set[str]()
+    while nouns:
+        fields = nouns.pop().model_fields
+        known |= {field.alias or name for name, field in fields.items()}
+        nouns += [noun for field in fields.values() for noun in nouns_in(field.annotation)]
+    assert known - written == set()
+
+
+def nouns_in(kind: Any) -> Iterator[Any]:
+    """The nouns that a type is made of."""
+    if hasattr(kind, "model_fields"):
+        yield kind
+    for inner in get_args(kind):
+        yield from nouns_in(inner)
+
+
+def test_every_value_may_come_from_the_environment() -> None:
+    value = copy.deepcopy(EVERY_VALUE)
+    environment = {}
+    for number, path in enumerate(PLACES):
+        spot = value
+        for step in path[:-1]:
+            spot = spot[step]
+        environment[f"V{number}"] = spot[path[-1]]
+        spot[path[-1]] = f"${{V{number}}}"
+    assert load(json.dumps(value), environment).file == load(EVERYTHING).file
 
 
 @pytest.mark.parametrize("path", PLACES, ids=lambda path: ".".join(map(str, path)))
@@ -270,7 +571,8 @@ def test_no_fault_repeats_any_value_from_the_environment(secret: str, paths: lis
 
 @pytest.mark.parametrize("shape", SHAPES[:-1])
 def test_no_fault_repeats_a_value_of_the_file_unless_it_is_a_target(shape: str) -> None:
-    places = [path for path in PLACES if not {"targets", "use", "available"} & set(path)]
+    places = [path for path in PLACES if not {"targets", "use", "available", "prices"} & set(path)]
+    places += [path for path in PLACES if path[0] == "prices" and path[-1] != "model"]
     assert CANARY not in told(refusal(with_text(shape, *places)))
 
 
@@ -354,6 +656,11 @@ def test_the_shipped_file_loads_with_an_empty_environment() -> None:
     timeouts = rules.defaults.timeouts
     assert (timeouts.connect, timeouts.first_token, timeouts.idle, timeouts.total) == (5, 60, 30, 1800)
     assert (rules.defaults.limits.body, rules.defaults.limits.headers) == (32 * 2**20, 64 * 2**10)
+
+
+def test_the_defaults_that_the_shipped_file_spells_out_are_the_defaults() -> None:
+    assert load(SHIPPED).defaults == Defaults()
+    assert set(yaml.safe_load(SHIPPED)["defaults"]) >= {"timeouts", "limits", "failover", "breaker", "admission"}
 
 
 def test_the_shipped_file_honours_the_environment() -> None:

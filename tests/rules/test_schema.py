@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from rules.schema import Auth, Defaults, Limits, Model, Provider, Proxy, Rule, RulesFile, Timeouts, When, comparison
+from rules.health import DEFAULT_ON, GROUPS, KINDS, WEIGHTS
+from rules.schema import (
+    Admission,
+    Auth,
+    BreakerPolicy,
+    Defaults,
+    Failover,
+    Limits,
+    Model,
+    Price,
+    Provider,
+    Proxy,
+    Rule,
+    RulesFile,
+    Timeouts,
+    When,
+    comparison,
+    near,
+)
 
 SECRET = "sk-hidden-0123"
 
@@ -206,11 +225,191 @@ def test_a_file_has_sensible_defaults() -> None:
     assert (file.proxy.host, file.proxy.port, file.proxy.auth.required) == ("127.0.0.1", 8080, False)
     assert file.defaults.timeouts == Timeouts(connect=5, first_token=60, idle=30, total=1800, keep_alive=15)
     assert (file.defaults.limits.body, file.defaults.limits.headers) == (32 * 2**20, 64 * 2**10)
-    assert file.defaults.refresh == 5
-    assert file.providers["box"].profile == "compat"
+    assert (file.defaults.refresh, file.defaults.drain) == (5, 10)
+    assert file.defaults.failover == Failover(attempts=2, on=DEFAULT_ON, mid_stream="continue", backoff=0.25, wait=30)
+    assert file.defaults.breaker == BreakerPolicy(failures=5, cool_down=10, weights={})
+    assert file.defaults.admission == Admission(parallel=None, queue=100, wait=30)
+    assert file.prices == ()
+    box = file.providers["box"]
+    assert (box.profile, box.parallel, box.patience, box.window) == ("compat", None, None, None)
 
 
-@pytest.mark.parametrize("kind", [Auth, Defaults, Limits, Model, Provider, Proxy, Rule, RulesFile, Timeouts, When])
+def test_a_virtual_model_is_asked_in_order_unless_it_says_otherwise() -> None:
+    model = Model.model_validate({"targets": "a/b"})
+    assert (model.strategy, model.weights, model.mid_stream) == ("in_order", None, None)
+
+
+# --- kinds of failure
+
+
+@pytest.mark.parametrize("name", [*sorted(KINDS), *GROUPS, *DEFAULT_ON, "status_300", "status_503", "status_599"])
+def test_every_kind_group_and_status_of_a_failure_may_be_named(name: str) -> None:
+    assert Failover.model_validate({"on": name}).on == (name,)
+    assert BreakerPolicy.model_validate({"weights": {name: 0}}).weights == {name: 0}
+
+
+def test_every_default_weight_can_be_changed_unless_it_is_of_our_own_making() -> None:
+    own = {"busy", "resting", "total", "not_continued"}
+    BreakerPolicy.model_validate({"weights": {name: 1 for name in WEIGHTS if name not in own}})
+    for name in own:
+        with pytest.raises(ValidationError):
+            BreakerPolicy.model_validate({"weights": {name: 1}})
+
+
+def test_no_failure_at_all_may_lead_on() -> None:
+    assert Failover.model_validate({"on": []}).on == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[
+            "",
+            "Connect",
+            "connect ",
+            "timeouts",
+            "status",
+            "status_",
+            "status_42",
+            "status_4x",
+            "status_xx",
+            "status_4XX",
+        ],
+        *["status_200", "status_2xx", "status_600", "status_5000", "status_5\u0663\u0663", "503", SECRET],
+    ],
+)
+def test_other_kinds_are_refused_and_never_repeated(name: str) -> None:
+    for made in (lambda: Failover.model_validate({"on": [name]}), lambda: BreakerPolicy(weights={name: 1})):
+        with pytest.raises(ValidationError) as caught:
+            made()
+        (fault,) = caught.value.errors(include_input=False)
+        assert "there is no such kind of failure" in fault["msg"]
+        assert SECRET not in fault["msg"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("timeouts", "timeout"),
+        ("first-token", "first_token"),
+        ("conect", "connect"),
+        ("status_5x", "status_5xx"),
+        ("model missing", "model_missing"),
+    ],
+)
+def test_a_mistyped_kind_is_recognised(written: str, meant: str) -> None:
+    with pytest.raises(ValidationError, match=f"did you mean '{meant}'"):
+        Failover.model_validate({"on": [written]})
+
+
+def test_a_kind_like_no_other_gets_to_know_them_all() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Failover.model_validate({"on": ["zebra"]})
+    for name in (*KINDS, *GROUPS, "status_429", "status_5xx"):
+        assert name in caught.value.errors()[0]["msg"]
+
+
+def test_only_what_is_near_is_offered() -> None:
+    assert near("polcy", ["policy", "police"]) == " (did you mean 'policy'?)"
+    assert near("zebra", ["policy"]) == near("zebra", []) == ""
+
+
+# --- numbers that must make sense
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "taken", "refused"),
+    [
+        (Failover, "attempts", [1, 10, "3"], [0, 11, -1, 1.5, "x", None]),
+        (Failover, "backoff", ["250ms"], [0, "0s", None]),
+        (Failover, "wait", ["1m"], [0, -1]),
+        (Failover, "mid_stream", ["continue", "error"], ["restart", "", None]),
+        (BreakerPolicy, "failures", [1, 0.5, "2.5"], [0, -1, float("inf"), float("nan"), None]),
+        (BreakerPolicy, "cool_down", ["1h"], [0, "soon"]),
+        (BreakerPolicy, "weights", [{}, {"timeout": "0.5"}], [{"timeout": -1}, {"timeout": float("inf")}, [], None]),
+        (Admission, "parallel", [1, "8", None], [0, -1, 1.5]),
+        (Admission, "queue", [0, "7"], [-1, None]),
+        (Admission, "wait", ["500ms"], [0, None]),
+        (Defaults, "drain", ["5s"], [0, None]),
+    ],
+)
+def test_numbers_are_taken_as_far_as_they_make_sense(
+    kind: type[BaseModel], key: str, taken: list[Any], refused: list[Any]
+) -> None:
+    for value in taken:
+        kind.model_validate({key: value})
+    for value in refused:
+        with pytest.raises(ValidationError):
+            kind.model_validate({key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "taken", "refused"),
+    [
+        ("parallel", [1, "8", None], [0, -1]),
+        ("patience", ["5m", None], [0, "long"]),
+        ("window", [1, "128000", None], [0, -1]),
+    ],
+)
+def test_a_provider_may_say_what_its_servers_can_do(key: str, taken: list[Any], refused: list[Any]) -> None:
+    for value in taken:
+        Provider.model_validate({"dialect": "sandbox", key: value})
+    for value in refused:
+        with pytest.raises(ValidationError):
+            Provider.model_validate({"dialect": "sandbox", key: value})
+
+
+@pytest.mark.parametrize("weights", [[], [0], [-1], [1, "x"], [float("inf")], [float("nan")], [1e7], 1, "1"])
+def test_weights_are_a_list_of_numbers_above_zero(weights: Any) -> None:
+    assert Model.model_validate({"targets": "a/b", "weights": ["0.5", 2]}).weights == (0.5, 2)
+    with pytest.raises(ValidationError):
+        Model.model_validate({"targets": "a/b", "weights": weights})
+
+
+# --- prices
+
+PRICE: dict[str, Any] = {"model": "far/m", "from": "2026-11-15", "input": 1, "output": 2}
+
+
+@pytest.mark.parametrize("written", ["2026-11-15", date(2026, 11, 15)])
+def test_a_day_is_a_date_or_its_text(written: Any) -> None:
+    assert Price.model_validate({**PRICE, "from": written}).since == date(2026, 11, 15)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *["", "2026", "2026-11", "15.11.2026", "2026-13-01", "2026-02-30", "20261115", "2026-W46-7", " 2026-11-15"],
+        *["2026-11-15T00:00", "2026-11-15\n", "\u0662026-11-15", 20261115, 0, True, None, [], SECRET],
+        datetime(2026, 11, 15),  # noqa: DTZ001  # as YAML reads `2026-11-15 00:00:00`
+    ],
+)
+def test_other_days_are_refused_and_never_repeated(written: Any) -> None:
+    with pytest.raises(ValidationError, match="a date is year-month-day") as caught:
+        Price.model_validate({**PRICE, "from": written})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["input", "output", "cached_input"])
+def test_a_price_is_zero_or_more(key: str) -> None:
+    for usd in (0, "0.15"):
+        Price.model_validate({**PRICE, key: usd})
+    for bad in (-1, "free", float("inf"), float("nan")):
+        with pytest.raises(ValidationError):
+            Price.model_validate({**PRICE, key: bad})
+
+
+@pytest.mark.parametrize("key", PRICE)
+def test_a_price_says_what_for_from_when_and_how_much(key: str) -> None:
+    with pytest.raises(ValidationError, match="Field required"):
+        Price.model_validate({name: value for name, value in PRICE.items() if name != key})
+
+
+NOUNS = [Auth, Defaults, Limits, Model, Provider, Proxy, Rule, RulesFile, Timeouts, When]
+NOUNS += [Admission, BreakerPolicy, Failover, Price]
+
+
+@pytest.mark.parametrize("kind", NOUNS)
 def test_every_noun_is_closed_frozen_and_silent_about_values(kind: type[BaseModel]) -> None:
     assert kind.model_config["extra"] == "forbid"
     assert kind.model_config["frozen"] is True
