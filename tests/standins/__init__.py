@@ -9,8 +9,12 @@ from .deepseek import DeepSeekStandIn
 from .ollama import ModelCard, OllamaStandIn
 from .raw import RawServer
 from .server import (
+    BadLine,
+    Blank,
     CutAfter,
+    EmptyDeltas,
     ErrorAfter,
+    Finish,
     Garbage,
     GarbageBody,
     HalfLine,
@@ -20,8 +24,10 @@ from .server import (
     Normal,
     Pace,
     Plan,
+    Prefill,
     ResetAfterHeaders,
     ResetBeforeHeaders,
+    Say,
     Seen,
     Silence,
     SilenceAfterHeaders,
@@ -31,9 +37,13 @@ from .server import (
 )
 
 __all__ = [
+    "BadLine",
+    "Blank",
     "CutAfter",
     "DeepSeekStandIn",
+    "EmptyDeltas",
     "ErrorAfter",
+    "Finish",
     "Garbage",
     "GarbageBody",
     "HalfLine",
@@ -45,9 +55,11 @@ __all__ = [
     "OllamaStandIn",
     "Pace",
     "Plan",
+    "Prefill",
     "RawServer",
     "ResetAfterHeaders",
     "ResetBeforeHeaders",
+    "Say",
     "Seen",
     "Silence",
     "SilenceAfterHeaders",

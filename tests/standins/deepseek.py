@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .server import Answer, Seen, StandIn, compact, example, halves, words
+from .server import Answer, Seen, StandIn, compact, differing, example, halves, rest_of, words
 
+BETA_PATH = "/beta/chat/completions"
 _MODELS = ("deepseek-flash", "deepseek-v4-pro")
 _ALIASES = ("deepseek-v4-flash", "deepseek-v4-flash-vision-exp")
 _ROLES = ("system", "user", "assistant", "tool", "latest_reminder")
@@ -75,10 +76,12 @@ class DeepSeekStandIn(StandIn):
     """DeepSeek's OpenAI-shaped API on a loopback socket.
 
     `reply` and `reasoning` fix the pieces that are said. `thinking=False` makes not thinking the default,
-    which shortens the streams; a request may still ask for it.
+    which shortens the streams; a request may still ask for it. The beta path alone goes on with a last message
+    that has `"prefix": true`; without it, a last assistant message is a turn that is over, and answered anew.
     """
 
-    chat_paths = ("/chat/completions", "/v1/chat/completions")
+    chat_paths = ("/chat/completions", "/v1/chat/completions", BETA_PATH)
+    line_end = b"\n\n"
     stream_type = "text/event-stream; charset=utf-8"
 
     def __init__(
@@ -89,9 +92,8 @@ class DeepSeekStandIn(StandIn):
         reasoning: Sequence[str] = ("The", " user", " wants", " an", " answer."),
         thinking: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(reply)
         self.key = key
-        self.reply = reply
         self.reasoning = tuple(reasoning)
         self.thinking = thinking
         self.undocumented: set[str] = set()
@@ -109,7 +111,7 @@ class DeepSeekStandIn(StandIn):
                 return self._answer(json.dumps({"object": "list", "data": rows}).encode())
             if not self.is_chat(seen):
                 raise RefusalError("Not Found", 404)
-            return self._chat(seen)
+            return self._chat(seen, beta=path == BETA_PATH)
         except RefusalError as refusal:
             return self._answer(self.error_body(refusal.status, refusal.text), refusal.status)
 
@@ -123,6 +125,20 @@ class DeepSeekStandIn(StandIn):
         """An error in a stream: an event with the error in the place of the choices."""
         error = {"message": message, "type": "server_error", "param": None, "code": "server_error"}
         return _event({"error": error})
+
+    def empty_piece(self, seen: Seen) -> bytes:
+        """A chunk with an empty delta."""
+        request = seen.json if isinstance(seen.json, dict) else {}
+        choice = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
+        common = self._common({"model": None, **request}, "chat.completion.chunk")
+        return _event({**common, "choices": [choice]})
+
+    def finished(self, pieces: Sequence[bytes], n: int | None, reason: str, *, streamed: bool) -> tuple[bytes, ...]:
+        """The last chunk with another `finish_reason`, and [DONE]; or the whole answer with that reason."""
+        *said, last, done = pieces if streamed else (b"".join(pieces), b"")
+        document = json.loads(last.removeprefix(b"data: "))
+        document["choices"][0]["finish_reason"] = reason
+        return (*said[:n], _event(document), done) if streamed else halves(compact(document).encode())
 
     def life_sign(self, streamed: bool) -> bytes:
         """A comment in a stream, a blank line before a whole answer."""
@@ -155,7 +171,7 @@ class DeepSeekStandIn(StandIn):
 
     # Chat
 
-    def _chat(self, seen: Seen) -> Answer:
+    def _chat(self, seen: Seen, *, beta: bool) -> Answer:
         if not isinstance(seen.json, dict):
             raise RefusalError("Failed to parse the request body as JSON")
         request: dict[str, Any] = seen.json
@@ -164,12 +180,15 @@ class DeepSeekStandIn(StandIn):
         thinks = _thinks(request, self.thinking)
         messages = _messages(request, thinks=thinks)
         _model(request)
-        tools = _tools(request)
+        prefix = _prefix(messages, beta=beta)
+        if messages[-1]["role"] == "assistant" and self.prefill == "refuse":
+            raise RefusalError("The last message of the conversation must be from role user or tool")
+        tools = _tools(request, beta=beta)
         _tool_choice(request, tools, thinks=thinks)
         wants_json = _wants_json(request, messages)
         _numbers(request)
         stops = _stops(request)
-        spoken = self._speak(request, messages, tools, stops, thinks=thinks, wants_json=wants_json)
+        spoken = self._speak(request, messages, tools, stops, prefix, thinks=thinks, wants_json=wants_json)
         usage = self._usage(messages, spoken)
         top = (request.get("top_logprobs") or 0) if request.get("logprobs") else None
         if request.get("stream"):
@@ -186,6 +205,7 @@ class DeepSeekStandIn(StandIn):
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]],
         stops: Sequence[str],
+        prefix: str,
         *,
         thinks: bool,
         wants_json: bool,
@@ -213,6 +233,10 @@ class DeepSeekStandIn(StandIn):
             spoken.pieces = words(compact({"said": user}))
         else:
             spoken.pieces = words(f"You said: {user}")
+        if prefix and self.prefill == "differ":
+            spoken.pieces = differing(prefix)
+        elif prefix and self.prefill == "continue" and (rest := rest_of(spoken.pieces, prefix)) is not None:
+            spoken.pieces = rest
         text = "".join(spoken.pieces)
         if found := [at for stop in stops if stop and (at := text.find(stop)) >= 0]:
             spoken.pieces = words(text[: min(found)])
@@ -361,6 +385,22 @@ _INSUFFICIENT = (
 )
 
 
+def _prefix(messages: Sequence[Mapping[str, Any]], *, beta: bool) -> str:
+    """The text to go on with, empty where there is none. The words of the refusals are a guess."""
+    for number, message in enumerate(messages):
+        given = message.get("prefix")
+        if given is None:
+            continue
+        if not beta:
+            raise RefusalError("Chat prefix completion is available only with the beta base URL")
+        if not isinstance(given, bool):
+            raise RefusalError(_place(f"messages[{number}].prefix: invalid type: {compact(given)}, expected a boolean"))
+        if given and (number != len(messages) - 1 or message.get("role") != "assistant"):
+            raise RefusalError("Invalid 'prefix': only the last message, of role assistant, may have it")
+    last = messages[-1]
+    return _text_of(last.get("content")) if last.get("prefix") and not last.get("tool_calls") else ""
+
+
 def _assistant(path: str, message: Mapping[str, Any], *, thinks: bool) -> set[object]:
     """An assistant turn needs content or calls; while thinking, calls need the reasoning they came from."""
     calls = message.get("tool_calls")
@@ -409,7 +449,7 @@ def _model(request: Mapping[str, Any]) -> None:
         raise RefusalError(f"The supported API model names are {known}, but you passed {name}.")
 
 
-def _tools(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tools(request: Mapping[str, Any], *, beta: bool) -> list[dict[str, Any]]:
     """Functions only, and none of them strict outside the beta endpoint."""
     tools = request.get("tools") or []
     for number, tool in enumerate(tools):
@@ -419,7 +459,7 @@ def _tools(request: Mapping[str, Any]) -> list[dict[str, Any]]:
         function = tool.get("function")
         if not isinstance(function, dict) or not re.fullmatch(r"[\w-]{1,64}", function.get("name") or ""):
             raise RefusalError(f"Invalid 'tools[{number}].function.name'")
-        if function.get("strict"):
+        if function.get("strict") and not beta:
             raise RefusalError("Strict mode for functions is available only with the beta base URL")
     return list(tools)
 

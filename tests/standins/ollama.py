@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from .server import Answer, Seen, StandIn, compact, example, words
+from .server import Answer, Seen, StandIn, compact, differing, example, rest_of, words
 
 _JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain"
@@ -49,6 +49,11 @@ _TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
     "adjust the context length in settings, or use a model with a longer context length"
 )
+_ALTERNATE = (
+    "\n------------\nWhile executing CallExpression at line 10, column 21 in source:\n...\nError: Jinja Exception: "
+    "After the optional system message, conversation roles must alternate user/assistant/user/assistant/..."
+)
+"""What the runner says when a template raises; the last sentence is the template's own."""
 _STATUS_TEXTS = {
     404: "model 'x' not found",
     500: "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error",
@@ -101,7 +106,8 @@ class OllamaStandIn(StandIn):
 
     `reply` and `thinking` fix the pieces that are said. `jinja` chooses the chat path of the real server that
     leaves templates to its runner: tool calls then come on the done line, and images on a model without
-    vision are a 500. `empty_tool_ids` leaves the ids of tool calls empty, as that path may.
+    vision are a 500. `empty_tool_ids` leaves the ids of tool calls empty, as that path may. `parallel` is the
+    server's OLLAMA_NUM_PARALLEL.
     """
 
     chat_paths = ("/api/chat",)
@@ -119,10 +125,11 @@ class OllamaStandIn(StandIn):
         empty_tool_ids: bool = False,
         capabilities_in_tags: bool = False,
         version: str = "0.32.1",
+        parallel: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reply)
+        self.parallel = parallel
         self.models = [model if isinstance(model, ModelCard) else ModelCard.guess(model) for model in models]
-        self.reply = reply
         self.thinking = tuple(thinking)
         self.jinja = jinja
         self.tool_calls_on_done = jinja if tool_calls_on_done is None else tool_calls_on_done
@@ -172,6 +179,18 @@ class OllamaStandIn(StandIn):
     def error_piece(self, message: str) -> bytes:
         """An error in a stream is a line like any other; the status stays 200 and no done line follows."""
         return _line({"error": message})
+
+    def empty_piece(self, seen: Seen) -> bytes:
+        """A line with empty content."""
+        name = seen.json.get("model") if isinstance(seen.json, dict) else None
+        message = {"role": "assistant", "content": ""}
+        return _line({"model": name, "created_at": _now(), "message": message, "done": False})
+
+    def finished(self, pieces: Sequence[bytes], n: int | None, reason: str, *, streamed: bool) -> tuple[bytes, ...]:
+        """The done line with another `done_reason`; the counts on it stay."""
+        *said, last = pieces if streamed else (b"".join(pieces),)
+        done = {**json.loads(last), "done_reason": reason}
+        return (*said[:n], _line(done) if streamed else _line(done)[:-1])
 
     def _json(self, document: object, status: int = 200, kind: str = _JSON) -> Answer:
         """One JSON document. Go's HTTP server sends bodies of more than 2048 bytes chunked."""
@@ -273,6 +292,9 @@ class OllamaStandIn(StandIn):
         if request.get("logprobs") and tools and self.jinja:
             text = "logprobs is not supported with tools + stream"
             raise RefusalError(400, _nested(400, text, "invalid_request_error"))
+        begun = _begun(messages)
+        if begun is not None and self.prefill == "refuse":
+            raise RefusalError(500, _nested(500, _ALTERNATE, "server_error"))
         self._load(card, options, request.get("shift"), unload=unload)
         if not messages:
             done = {"model": name, "created_at": _now(), "message": {"role": "assistant", "content": ""}}
@@ -359,7 +381,10 @@ class OllamaStandIn(StandIn):
         *,
         thinks: bool,
     ) -> _Spoken:
-        """Think, then talk or call, as far as num_predict (at least one piece) and stop strings allow."""
+        """Think, then talk or call, as far as num_predict (at least one piece) and stop strings allow.
+
+        An answer that is gone on with was thought over when it began.
+        """
         thoughts = list(self.thinking) if thinks else []
         last = messages[-1]
         user = next((str(m.get("content") or "") for m in reversed(messages) if m.get("role") == "user"), "")
@@ -386,6 +411,11 @@ class OllamaStandIn(StandIn):
             calls = [self._call(function["name"], arguments) for _ in range(times)]
         else:
             pieces = words(f"You said: {user}")
+        begun = _begun(messages)
+        if begun and self.prefill == "differ":
+            pieces, calls = differing(begun), []
+        elif begun and self.prefill == "continue" and (rest := rest_of(pieces, begun)) is not None:
+            pieces, thoughts = rest, []
         pieces, reason = _stopped(pieces, options.get("stop") or []), "stop"
         limit = options.get("num_predict")
         limit = -1 if limit is None else int(limit)
@@ -471,6 +501,13 @@ def _logprob(piece: str, top: int) -> dict[str, object]:
             for number, other in enumerate(others)
         ]
     return entry
+
+
+def _begun(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of a last message that is the model's own; None where somebody else spoke last, or it called."""
+    if not messages or messages[-1].get("role") != "assistant" or messages[-1].get("tool_calls"):
+        return None
+    return str(messages[-1].get("content") or "")
 
 
 def _stopped(pieces: list[str], stops: Sequence[str]) -> list[str]:

@@ -19,12 +19,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self, assert_never
 
 Headers = tuple[tuple[str, str], ...]
 How = Literal["reset", "clean"]
+Prefill = Literal["continue", "start_over", "differ", "refuse"]
+"""What a model makes of a last message that is its own: see `StandIn.prefill`."""
 
 _HEAD_LIMIT = 1 << 20
 _SETTLE = 0.02
@@ -53,6 +56,23 @@ def words(text: str) -> list[str]:
     for part in text.split(" "):
         pieces.append(f" {part}" if pieces else part)
     return [piece for piece in pieces if piece]
+
+
+def rest_of(pieces: Sequence[str], known: str) -> list[str] | None:
+    """The pieces of a text without its known beginning, cut where that ends; None where it begins otherwise."""
+    if not "".join(pieces).startswith(known):
+        return None
+    left, kept = len(known), []
+    for piece in pieces:
+        if rest := piece[left:] if left < len(piece) else "":
+            kept.append(rest)
+        left = max(left - len(piece), 0)
+    return kept
+
+
+def differing(known: str) -> list[str]:
+    """Pieces that repeat the first half of a text, at least 20 characters of it, and then say something else."""
+    return [*words(known[: max(20, len(known) // 2)]), " ...", " but", " on", " second", " thought,", " no."]
 
 
 def compact(document: object) -> str:
@@ -248,13 +268,60 @@ class Pace:
 
 @dataclass(frozen=True)
 class KeepAliveOnly:
-    """Nothing but the dialect's signs of life until the client leaves or the time is up, then a proper end.
+    """Nothing but the dialect's signs of life until the client leaves or the time is up.
 
-    Ollama has none: there it is a silence after the headers.
+    Then a proper end of a body without content, or the good answer after all. Ollama has no signs of life:
+    there it is a silence after the headers.
     """
 
     seconds: float = 30.0
     every: float = 0.05
+    then: Literal["end", "answer"] = "end"
+
+
+@dataclass(frozen=True)
+class EmptyDeltas:
+    """Pieces of the dialect that say nothing (an empty delta, a line with empty content), as `KeepAliveOnly`.
+
+    A request for a whole answer gets signs of life instead, for one document has no empty pieces.
+    """
+
+    seconds: float = 30.0
+    every: float = 0.05
+    then: Literal["end", "answer"] = "end"
+
+
+@dataclass(frozen=True)
+class Finish:
+    """End in proper form with this reason, after n pieces of the good answer; without n, after all of them.
+
+    `insufficient_system_resource` is how DeepSeek says that it gave up on an answer. A whole answer keeps its
+    text, and only its reason is another.
+    """
+
+    reason: str
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Say:
+    """The good answer, but in these pieces, whatever was asked."""
+
+    pieces: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A good answer with nothing in it but so many blank pieces: what models in JSON mode fall into."""
+
+    pieces: int = 20
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """After n pieces, half of the next one on a line of its own; then all goes on as if nothing had been."""
+
+    n: int = 1
 
 
 Plan = (
@@ -273,6 +340,11 @@ Plan = (
     | Lines
     | Pace
     | KeepAliveOnly
+    | EmptyDeltas
+    | Finish
+    | Say
+    | Blank
+    | BadLine
 )
 
 
@@ -295,6 +367,8 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
+        self.on_leave: Callable[[], None] | None = None
+        """Called as soon as the client closes its side or the connection breaks; more than once, perhaps."""
         self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -329,6 +403,8 @@ class Connection(asyncio.Protocol):
             self._writable.set()
 
     def _leave(self) -> None:
+        if self.on_leave is not None:
+            self.on_leave()
         self._gone.set()
         self._news.set()
         self._writable.set()
@@ -368,7 +444,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         await asyncio.sleep(0)
 
-    async def pause(self, seconds: float, other: asyncio.Event | None = None) -> bool:
+    async def pause(self, seconds: float | None, other: asyncio.Event | None = None) -> bool:
         """Wait so long, or until the event; raises when the client leaves. True: the event came."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._gone, other) if event is not None]
         try:
@@ -611,11 +687,23 @@ class StandIn(LoopServer):
     """Paths of the chat calls; plans apply to POSTs there."""
     stream_type: str = "text/plain"
     """The content type of the dialect's streams."""
+    line_end: bytes = b"\n"
+    """What ends a piece of the dialect's streams."""
     forbidden: tuple[str, ...] = ("cookie", "origin", "openai-", "x-stainless-")
     """Headers that must never arrive; a name that ends in a dash stands for all that begin so."""
 
-    def __init__(self) -> None:
+    def __init__(self, reply: Sequence[str] | None = None) -> None:
         super().__init__()
+        self.reply = reply
+        """The pieces that are said; None: a parrot's answer to what was asked."""
+        self.prefill: Prefill = "continue"
+        """What is made of a last message of the assistant, that is of an answer begun.
+
+        `continue`: if the reply begins with it, the rest of the reply is said, else the whole. `start_over`: the
+        message is overlooked. `differ`: it is repeated by half and then left for something else. `refuse`: an error.
+        """
+        self.parallel: int | None = None
+        """How many chat calls are answered at once; those beyond wait in silence and without bound. None: all."""
         self.seen: list[Seen] = []
         self.aborted = 0
         """How many clients left before their answer was written in full."""
@@ -625,8 +713,12 @@ class StandIn(LoopServer):
         """Seconds before each piece of every normal answer."""
         self.always: Plan | None = None
         """A plan for every chat call for which the queue holds none."""
+        self.most_in_flight = 0
+        """The largest number of chat calls that were ever being answered at once."""
         self._plans: deque[Plan] = deque()
         self._holds: set[asyncio.Event] = set()
+        self._answering: set[Connection] = set()
+        self._queue: deque[tuple[Connection, asyncio.Event]] = deque()
 
     @property
     def chats(self) -> list[Seen]:
@@ -637,6 +729,16 @@ class StandIn(LoopServer):
     def holding(self) -> int:
         """How many answers stand still at a `HoldAfter`."""
         return len(self._holds)
+
+    @property
+    def in_flight(self) -> int:
+        """How many chat calls are being answered now; a call whose client left is none."""
+        return len(self._answering)
+
+    @property
+    def waiting(self) -> int:
+        """How many chat calls wait for one of the `parallel` places."""
+        return len(self._queue)
 
     def plan(self, *plans: Plan) -> None:
         """Queue plans: each next chat call takes one, in order of arrival; after that, normal behaviour."""
@@ -669,6 +771,14 @@ class StandIn(LoopServer):
     def error_piece(self, message: str) -> bytes:
         """An error in the midst of a stream."""
 
+    @abstractmethod
+    def empty_piece(self, seen: Seen) -> bytes:
+        """A piece of a stream that says nothing."""
+
+    @abstractmethod
+    def finished(self, pieces: Sequence[bytes], n: int | None, reason: str, *, streamed: bool) -> tuple[bytes, ...]:
+        """The pieces of an answer, ended after n of them by this reason."""
+
     def life_sign(self, streamed: bool) -> bytes:
         """What the dialect sends to show that it still works; empty: it has nothing of the kind."""
         return b""
@@ -696,10 +806,40 @@ class StandIn(LoopServer):
             self.seen.append(seen)
             self.leaked += [f"{seen.path}: {name}" for name in self.unwanted(seen)]
             try:
-                keep = await self._perform(_Writer(connection, seen, version), seen, self._next_plan(seen))
+                plan = self._next_plan(seen)
+                if self.is_chat(seen):
+                    await self._place(connection)
+                keep = await self._perform(_Writer(connection, seen, version), seen, plan)
             except ClientGoneError:
                 self.aborted += 1
                 raise
+            finally:
+                self._give_back(connection)
+
+    async def _place(self, connection: Connection) -> None:
+        """Take one of the places, in order of arrival."""
+        # Given back as soon as the client is gone, or the next call would seem to be one too many.
+        connection.on_leave = partial(self._give_back, connection)
+        if self.parallel is not None and len(self._answering) >= self.parallel:
+            turn = asyncio.Event()
+            self._queue.append((connection, turn))
+            await connection.pause(None, turn)
+            return
+        self._take(connection)
+
+    def _take(self, connection: Connection) -> None:
+        self._answering.add(connection)
+        self.most_in_flight = max(self.most_in_flight, len(self._answering))
+
+    def _give_back(self, connection: Connection) -> None:
+        """Give a place, or a place in the queue, back; the first in the queue takes what is free."""
+        self._answering.discard(connection)
+        for entry in [entry for entry in self._queue if entry[0] is connection]:
+            self._queue.remove(entry)
+        while self._queue and (self.parallel is None or len(self._answering) < self.parallel):
+            first, turn = self._queue.popleft()
+            self._take(first)
+            turn.set()
 
     def _next_plan(self, seen: Seen) -> Plan:
         if not self.is_chat(seen):
@@ -724,12 +864,18 @@ class StandIn(LoopServer):
                     return False
             case _:
                 pass
-        answer = self.answer(seen)
+        match plan:
+            case Say(said):
+                answer = self._saying(seen, said)
+            case Blank(count):
+                answer = self._saying(seen, [" \n" if number % 8 == 7 else "  " for number in range(count)])
+            case _:
+                answer = self.answer(seen)
         if not answer.chunked and len(answer.pieces) == 1:
             answer = replace(answer, pieces=halves(answer.pieces[0]))
         pieces = answer.pieces
         match plan:
-            case Normal() | Silence():
+            case Normal() | Silence() | Say() | Blank():
                 return await out.whole(answer, self.pace)
             case Pace(seconds):
                 return await out.whole(answer, seconds)
@@ -757,10 +903,20 @@ class StandIn(LoopServer):
                 await out.head(answer)
                 await connection.pause(seconds)
                 return False
-            case KeepAliveOnly(seconds, every):
+            case KeepAliveOnly(seconds, every, after) | EmptyDeltas(seconds, every, after):
                 await out.head(replace(answer, chunked=True))
-                await self._life_signs(out, answer.streamed, seconds, every)
+                empty = answer.streamed and isinstance(plan, EmptyDeltas)
+                sign = self.empty_piece(seen) if empty else self.life_sign(answer.streamed)
+                await self._signs(out, sign, seconds, every)
+                if after == "answer":
+                    await out.pieces(pieces, self.pace)
                 return await out.end()
+            case Finish(reason, ended):
+                ends = self.finished(pieces, ended, reason, streamed=answer.streamed)
+                return await out.whole(replace(answer, pieces=ends), self.pace)
+            case BadLine(n):
+                bad = halves(pieces[n].rstrip(self.line_end))[0] + self.line_end if n < len(pieces) else b""
+                return await out.whole(replace(answer, pieces=(*pieces[:n], bad, *pieces[n:])), self.pace)
             case CutAfter(n, how):
                 kept = pieces[:n]
             case HalfLine(n, how):
@@ -775,6 +931,13 @@ class StandIn(LoopServer):
             return await out.end()
         await connection.reset()
         return False
+
+    def _saying(self, seen: Seen, pieces: Sequence[str]) -> Answer:
+        kept, self.reply = self.reply, pieces
+        try:
+            return self.answer(seen)
+        finally:
+            self.reply = kept
 
     def _planned_status(
         self, status: int, body: bytes | Mapping[str, object] | None, headers: Mapping[str, str]
@@ -800,9 +963,8 @@ class StandIn(LoopServer):
         finally:
             self._holds.discard(hold)
 
-    async def _life_signs(self, out: _Writer, streamed: bool, seconds: float, every: float) -> None:
+    async def _signs(self, out: _Writer, sign: bytes, seconds: float, every: float) -> None:
         deadline = time.monotonic() + seconds
-        sign = self.life_sign(streamed)
         while (left := deadline - time.monotonic()) > 0:
             if sign:
                 await out.pieces((sign,))

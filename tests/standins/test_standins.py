@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -15,9 +16,13 @@ import httpx
 import pytest
 
 from tests.standins import (
+    BadLine,
+    Blank,
     CutAfter,
     DeepSeekStandIn,
+    EmptyDeltas,
     ErrorAfter,
+    Finish,
     Garbage,
     GarbageBody,
     HalfLine,
@@ -29,9 +34,11 @@ from tests.standins import (
     OllamaStandIn,
     Pace,
     Plan,
+    Prefill,
     RawServer,
     ResetAfterHeaders,
     ResetBeforeHeaders,
+    Say,
     Silence,
     SilenceAfterHeaders,
     Status,
@@ -506,6 +513,201 @@ def test_a_failure_inside_is_told(client: httpx.Client) -> None:
         standin.close()
 
 
+# Going on with an answer that was begun
+
+LONG = "Say one two three four five six seven eight nine ten"
+WHOLE = f"You said: {LONG}"
+BEGUN = WHOLE[:30]
+ALTERNATE = "conversation roles must alternate user/assistant/user/assistant/..."
+
+
+def prefilled(begun: str, **fields: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": LONG}, {"role": "assistant", "content": begun, **fields}]
+
+
+def begin(client: httpx.Client, standin: DeepSeekStandIn, path: str, begun: str, **fields: object) -> httpx.Response:
+    body = {"model": "deepseek-flash", "messages": prefilled(begun, **fields)}
+    return client.post(f"{standin.url}{path}", json=body, headers={"Authorization": f"Bearer {standin.key}"})
+
+
+@pytest.mark.parametrize(
+    ("prefill", "begun", "said"),
+    [
+        ("continue", BEGUN, WHOLE[30:]),
+        ("continue", "", WHOLE),
+        ("continue", "Something else", WHOLE),
+        ("continue", WHOLE, ""),
+        ("start_over", BEGUN, WHOLE),
+        ("differ", BEGUN, f"{BEGUN[:20]} ... but on second thought, no."),
+        ("differ", "a" * 60, f"{'a' * 30} ... but on second thought, no."),
+    ],
+)
+def test_an_answer_begun_is_gone_on_with_or_not(
+    client: httpx.Client, ollama: OllamaStandIn, deepseek: DeepSeekStandIn, prefill: Prefill, begun: str, said: str
+) -> None:
+    ollama.prefill = deepseek.prefill = prefill
+    native = chat(client, ollama, messages=prefilled(begun))
+    compatible = begin(client, deepseek, "/beta/chat/completions", begun, prefix=True)
+    assert "".join(line["message"]["content"] for line in lines_of(native)) == said
+    assert compatible.json()["choices"][0]["message"]["content"] == said
+
+
+def test_an_answer_begun_may_be_refused(client: httpx.Client, ollama: OllamaStandIn, deepseek: DeepSeekStandIn) -> None:
+    ollama.prefill = deepseek.prefill = "refuse"
+    native = chat(client, ollama, messages=prefilled(BEGUN))
+    inner = json.loads(native.json()["error"])["error"]
+    compatible = begin(client, deepseek, "/beta/chat/completions", BEGUN, prefix=True)
+    assert (native.status_code, inner["code"], inner["type"]) == (500, 500, "server_error")
+    assert inner["message"].endswith(ALTERNATE)
+    assert (compatible.status_code, compatible.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert chat(client, ollama).status_code == ask(client, deepseek).status_code == 200
+
+
+def test_a_model_that_thinks_does_not_think_again_before_it_goes_on(
+    client: httpx.Client, ollama: OllamaStandIn
+) -> None:
+    lines = lines_of(chat(client, ollama, model="deepseek-r1:7b", messages=prefilled(BEGUN)))
+    assert not any("thinking" in line["message"] for line in lines)
+    ollama.prefill = "start_over"
+    assert "thinking" in lines_of(chat(client, ollama, model="deepseek-r1:7b", messages=prefilled(BEGUN)))[0]["message"]
+
+
+def test_prefixes_belong_to_the_beta_path_and_to_the_last_message(
+    client: httpx.Client, deepseek: DeepSeekStandIn
+) -> None:
+    refused = begin(client, deepseek, "/chat/completions", BEGUN, prefix=True)
+    bad = begin(client, deepseek, "/beta/chat/completions", BEGUN, prefix="yes")
+    early = [{"role": "assistant", "content": "x", "prefix": True}, *HELLO]
+    misplaced = client.post(
+        f"{deepseek.url}/beta/chat/completions",
+        json={"model": "deepseek-flash", "messages": early},
+        headers={"Authorization": f"Bearer {deepseek.key}"},
+    )
+    assert [answer.status_code for answer in (refused, bad, misplaced)] == [400, 400, 400]
+    for path in ("/chat/completions", "/beta/chat/completions"):
+        turn = begin(client, deepseek, path, BEGUN).json()
+        assert turn["choices"][0]["message"]["content"] == WHOLE
+
+
+# Answers that are whole and yet wrong
+
+
+def test_an_answer_may_end_early_and_say_why(
+    client: httpx.Client, ollama: OllamaStandIn, deepseek: DeepSeekStandIn
+) -> None:
+    reason = "insufficient_system_resource"
+    for standin in (ollama, deepseek):
+        standin.plan(Finish("length", 2), Finish(reason), Finish(reason))
+    native, full = lines_of(chat(client, ollama)), lines_of(chat(client, ollama))
+    assert [line["message"]["content"] for line in native] == ["You", " said:", ""]
+    assert (native[-1]["done"], native[-1]["done_reason"], native[-1]["eval_count"]) == (True, "length", 4)
+    assert (len(full), full[-1]["done_reason"]) == (5, reason)
+    assert chat(client, ollama, stream=False).json()["done_reason"] == reason
+    chunks, all_chunks = (chunks_of(ask(client, deepseek, stream=True)) for _ in range(2))
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == ["", "You", ""]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "length"]
+    assert all_chunks[-1]["choices"][0]["finish_reason"] == reason
+    choice = ask(client, deepseek).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("You said: hello there", reason)
+
+
+def test_anything_can_be_said_and_nothing_too(
+    client: httpx.Client, ollama: OllamaStandIn, deepseek: DeepSeekStandIn
+) -> None:
+    for standin in (ollama, deepseek):
+        standin.plan(Blank(9), Say(["a", "b"]))
+    asked = [{"role": "user", "content": "json please"}]
+    blank, said, normal = (lines_of(chat(client, ollama, messages=asked, format="json")) for _ in range(3))
+    text = "".join(line["message"]["content"] for line in blank)
+    assert (len(blank), text.strip(), "\n" in text) == (10, "", True)
+    assert [line["message"]["content"] for line in said] == ["a", "b", ""]
+    assert normal[0]["message"]["content"] == '{"said":"json'
+    form = {"type": "json_object"}
+    texts = [
+        ask(client, deepseek, messages=asked, response_format=form).json()["choices"][0]["message"]["content"]
+        for _ in range(3)
+    ]
+    assert texts == [text, "ab", '{"said":"json please"}']
+
+
+def test_a_bad_line_stands_between_good_ones(
+    client: httpx.Client, ollama: OllamaStandIn, deepseek: DeepSeekStandIn
+) -> None:
+    ollama.plan(BadLine(1), BadLine(99))
+    deepseek.plan(BadLine(2))
+    first, bad, *others = chat(client, ollama).text.splitlines()
+    assert (len(others), json.loads(first)["done"], json.loads(others[-1])["done"]) == (4, False, True)
+    with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
+        json.loads(bad)
+    assert len(lines_of(chat(client, ollama))) == 5
+    events = ask(client, deepseek, stream=True).text.split("\n\n")
+    assert events[3].startswith("data: {")
+    with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
+        json.loads(events[3].removeprefix("data: "))
+    assert events[-2:] == ["data: [DONE]", ""]
+
+
+def test_empty_deltas_say_nothing_for_a_while(
+    client: httpx.Client, ollama: OllamaStandIn, deepseek: DeepSeekStandIn
+) -> None:
+    for standin in (ollama, deepseek):
+        standin.plan(EmptyDeltas(0.05, 0.02, "answer"), EmptyDeltas(0.05, 0.02))
+    late, never = lines_of(chat(client, ollama)), lines_of(chat(client, ollama))
+    assert "".join(line["message"]["content"] for line in late) == "You said: hello there"
+    assert [line["message"]["content"] for line in never] == [""] * len(never)
+    assert (len(never) >= 2, any(line["done"] for line in never)) == (True, False)
+    texts = [ask(client, deepseek, stream=True).text for _ in range(2)]
+    events = [[json.loads(part[6:]) for part in text.split("\n\n") if part.startswith("data: {")] for text in texts]
+    assert texts[0].endswith("data: [DONE]\n\n")
+    assert all(event["choices"][0]["delta"] == {"content": ""} for event in events[1])
+    assert len(events[1]) >= 2
+    deepseek.plan(KeepAliveOnly(0.03, 0.01, "answer"), EmptyDeltas(0.03, 0.01, "answer"))
+    assert [ask(client, deepseek).json()["choices"][0]["finish_reason"] for _ in range(2)] == ["stop", "stop"]
+
+
+# How many at once
+
+
+def test_calls_beyond_the_places_wait_in_silence_and_in_order(client: httpx.Client) -> None:
+    with OllamaStandIn(parallel=2) as ollama, contextlib.ExitStack() as stack:
+
+        def seen(count: int) -> bool:
+            return len(ollama.chats) == count
+
+        ollama.plan(*[HoldAfter(1)] * 4)
+        body = json.dumps({"model": "qwen2.5:7b", "messages": HELLO}).encode()
+        head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        calls = []
+        for number in range(5):
+            calls.append(stack.enter_context(socket.create_connection((ollama.host, ollama.port))))
+            calls[-1].sendall(head + body)
+            assert until(partial(seen, number + 1))
+        assert until(lambda: (ollama.in_flight, ollama.waiting, ollama.most_in_flight) == (2, 3, 2))
+        assert client.get(f"{ollama.url}/api/version").status_code == 200
+        calls[3].close()  # one that waits leaves the queue
+        calls[0].close()  # one that is answered makes room
+        assert until(lambda: (ollama.in_flight, ollama.waiting, ollama.aborted) == (2, 1, 2))
+        assert calls[2].recv(15) == b"HTTP/1.1 200 OK"
+        ollama.release()
+        assert until(lambda: (ollama.in_flight, ollama.waiting) == (0, 0))
+        assert calls[4].recv(15) == b"HTTP/1.1 200 OK"
+        assert ollama.most_in_flight == 2
+
+
+def test_without_a_bound_the_peak_is_counted(deepseek: DeepSeekStandIn, client: httpx.Client) -> None:
+    deepseek.plan(HoldAfter(1), HoldAfter(1))
+    workers = [threading.Thread(target=lambda: ask(client, deepseek)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert until(lambda: (deepseek.in_flight, deepseek.holding) == (2, 2))
+    deepseek.release()
+    for worker in workers:
+        worker.join(5)
+    assert until(lambda: deepseek.in_flight == 0)
+    assert ask(client, deepseek).status_code == 200
+    assert deepseek.most_in_flight == 2
+
+
 # Raw
 
 
@@ -544,4 +746,5 @@ def test_raw_scripts_by_connection(client: httpx.Client) -> None:
     with RawServer(raw.closed_at_once(), [raw.Expect(), raw.Send(raw.whole(b"{}"))]) as server:
         with pytest.raises(httpx.TransportError):
             client.get(server.url)
-        assert [client.get(server.url).json() for _ in range(2)] == [{}, {}]
+        fresh = {"Connection": "close"}  # the server ends each connection, and httpx may not have seen it yet
+        assert [client.get(server.url, headers=fresh).json() for _ in range(2)] == [{}, {}]
