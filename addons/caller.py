@@ -145,7 +145,7 @@ class CallerStream(HttpStream):
             return
         self.exchange = self.state.exchanges.get(self.flow)
         if self.exchange is not None:
-            self._set_ends(self.exchange.started + self.exchange.rules.defaults.timeouts.total)
+            self._set_ends(self.exchange.ends)
         if self.flow.response is not None:
             yield from self._refuse_body()
 
@@ -323,6 +323,8 @@ class CallerStream(HttpStream):
 
         Left like that, a call and its megabytes stay until the garbage collector comes by, which under load is late.
         """
+        if self.exchange is not None:
+            self.state.let_go(self.exchange)  # whatever way led here, no place is held any more
         self.context.layers.clear()
         self.client_state = self.server_state = _over
 

@@ -17,7 +17,7 @@ import uvloop
 from loguru import logger
 
 from addons.logs import set_up_logging
-from addons.master import DRAIN, ProxyServer
+from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
@@ -95,7 +95,7 @@ async def _run(
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)  # a second one ends us at once
     left = len(gateway.state.in_flight())
-    waits = f"; {left} call(s) may finish within {DRAIN:g} s (once more to stop at once)" if left else ""
+    waits = f"; {left} call(s) may finish within {rules.defaults.drain:g} s (once more to stop at once)" if left else ""
     logger.info("stopping{}", waits)
     await gateway.stop()
 

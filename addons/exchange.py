@@ -12,11 +12,13 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
+from addons.nodes import Node, Ticket
 from rules.access import Client
 from rules.decide import Decision, Rules, Target
+from rules.health import Candidate
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.errors import Fault
-from wire.openai import ChatRequest, Reply
+from wire.openai import ChatRequest, Json, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,10 @@ class UpstreamCall:
     body: bytes
     read: Callable[[str], Reply]
     """(content type) -> the reader of the reply."""
+    patience: float | None = None
+    """Seconds to the first content for a server that shows signs of life meanwhile; None: as for any other."""
+    trusted: bool = False
+    """The server promises to go on from the text so far, where there is one."""
 
     def head(self) -> bytes:
         """Written from nothing, so that nothing of the caller's can leak; the only place where the key is seen."""
@@ -56,7 +62,31 @@ class Attempt:
 
     target: Target
     started: float
+    node: Node | None = None
+    """Where it holds a place; None once it has given it back, or never had one."""
+    sent: bool = False
+    """Its request went out. Not so where the target could not be told the request, was full, or is resting."""
+    continues: bool = False
+    """It was asked to go on from what the caller has already."""
+    first_token: float | None = None
+    """When its first content came."""
+    usage: Json | None = None
+    """As the target itself counted."""
     fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """There is nothing to ask at this moment."""
+
+    until: float
+    ticket: Ticket | None = None
+    """The call's place in a queue; None where it waits for a target to be ready again."""
+
+    @property
+    def over(self) -> bool:
+        """True where it ends before its time."""
+        return self.ticket is not None and (self.ticket.granted is not None or self.ticket.called_off)
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -72,10 +102,16 @@ class Exchange:
     client: Client | None = None
     request: ChatRequest | None = None
     decision: Decision | None = None
-    waiting: list[Target] = field(default_factory=list)
-    """Targets that were not tried yet, in order."""
+    plan: tuple[Candidate[Target], ...] = ()
+    """The targets in order, with what is known of each in this call."""
+    place: int = 0
+    """Which of them was asked last."""
     upstream: UpstreamCall | None = None
     """What the layer sends next. None: there is nothing to send, and nothing is sent."""
+    pause: Pause | None = None
+    """Why there is nothing to send just now, though something will be."""
+    begun: bool = False
+    """The caller has the beginning of the answer: whoever answers now must go on from there."""
     attempts: list[Attempt] = field(default_factory=list)
     dropped: tuple[str, ...] = ()
     answer: StreamedAnswer | WholeAnswer | None = None
@@ -83,6 +119,24 @@ class Exchange:
     fault: Fault | None = None
     """Why the call as a whole failed."""
     ended: bool = False
+
+    @property
+    def ends(self) -> float:
+        """When the call as a whole has taken too long."""
+        return self.started + self.rules.defaults.timeouts.total
+
+    @property
+    def serving(self) -> Attempt | None:
+        """The attempt under way."""
+        attempt = self.attempts[-1] if self.attempts else None
+        return attempt if attempt is not None and attempt.node is not None else None
+
+    def stop_asking(self) -> None:
+        """Nobody else is asked in this call."""
+        self.upstream, self.plan = None, ()
+        pause, self.pause = self.pause, None
+        if pause is not None and pause.ticket is not None:
+            pause.ticket.cancel()
 
     def headers(self) -> dict[str, str]:
         """What every answer of ours says about its way."""

@@ -24,6 +24,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 # Under `-s` mitmproxy puts this file's own folder on the path, not the project's.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from addons.drain import drain
 from addons.failover import Failover
 from addons.guard import Guard
 from addons.inventory import Inventory
@@ -102,8 +103,10 @@ class Life:
         if any(provider.dialect == "sandbox" for provider in self.state.rules.file.providers.values()):
             self.state.sandbox_port = self._sandbox.start()
         await self._inventory.start()
+        self.state.ready_at = self.state.clock()
 
     async def _end(self) -> None:
+        await drain(self.state, self.state.rules.defaults.drain)  # the stock tools end us without a word before
         await self._inventory.stop()
         await self._sandbox.stop()
 

@@ -66,8 +66,7 @@ class Guard:
         if isinstance(data, layer.NextLayer):
             data.layer = RefusingLayer(data.context, request_id)
         if exchange is not None:
-            exchange.upstream = None
-            exchange.waiting.clear()
+            exchange.stop_asking()
             exchange.fault = exchange.fault or fault
             exchange.ended = exchange.ended or hook in ("response", "error")
         if isinstance(data, HTTPFlow):

@@ -36,12 +36,20 @@ FIRST_LOOK = 1.0
 class Sight(Mapping[str, Seen]):
     """provider -> what is known of its server at this moment, for those that were asked."""
 
-    def __init__(self, models: TTLCache[str, frozenset[str]], reached: dict[str, bool]) -> None:
+    def __init__(
+        self,
+        models: TTLCache[str, frozenset[str]],
+        reached: dict[str, bool],
+        nodes: Mapping[str, Mapping[str, frozenset[str] | None]],
+    ) -> None:
         self._models = models
         self._reached = reached
+        self._nodes = nodes
 
     def __getitem__(self, provider: str) -> Seen:
-        return Seen(self._models.get(provider), self._reached[provider])
+        models = self._models.get(provider)
+        # Old knowledge ends for the single servers when it ends for all of them.
+        return Seen(models, self._reached[provider], self._nodes.get(provider, {}) if models is not None else {})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._reached)
@@ -63,10 +71,18 @@ class Inventory:
         self._names: TTLCache[str, frozenset[str]] = TTLCache(size, ttl, timer=state.clock)
         self._models: TTLCache[str, frozenset[str]] = TTLCache(size, ttl, timer=state.clock)
         self._reached: dict[str, bool] = {}
-        state.names, state.seen = self._names, Sight(self._models, self._reached)
+        self._nodes: dict[str, dict[str, frozenset[str] | None]] = {}
+        """provider -> url -> models, as model_name() spells them."""
+        state.names, state.seen = self._names, Sight(self._models, self._reached, self._nodes)
         self._client: httpx.AsyncClient | None = None
         self._status: dict[str, int] = {}
-        """URL of a list of models -> how it was answered last."""
+        """URL of a list of models -> how it was answered last; missing where it was not."""
+        self._away: set[str] = set()
+        """URLs of servers that did not answer the last look."""
+        self._accepted: dict[str, bool] = {}
+        """URL of a server -> whether it took our key at the last look."""
+        self._loaded: dict[str, frozenset[str]] = {}
+        state.nodes.loaded = self._loaded
 
     async def start(self) -> None:
         """Returns when each local server was asked once, so that the first call is routed on facts; waits not long."""
@@ -108,11 +124,14 @@ class Inventory:
             event.set()
 
     async def _watch(self, name: str, provider: Provider, looked: asyncio.Event) -> None:
-        interval = self.state.rules.defaults.refresh if provider.dialect == "ollama" else REMOTE_INTERVAL
+        refresh = self.state.rules.defaults.refresh
         nudge = self._nudges[name]
         await self._ask(name, provider)
         looked.set()
         while True:
+            # A server whose breaker is open is looked at often: it comes back without a caller paying for it.
+            often = provider.dialect == "ollama" or self.state.nodes.waits_for(name)
+            interval = refresh if often else REMOTE_INTERVAL
             try:
                 await asyncio.wait_for(nudge.wait(), interval)
                 nudge.clear()
@@ -129,6 +148,7 @@ class Inventory:
             found = await (
                 self._ollama_models(url, provider) if provider.dialect == "ollama" else self._answers(url, provider)
             )
+            self._note_node(name, url, provider, found)
             if found is not None:
                 models = found if models is None else models | found
         if models is not None:
@@ -146,17 +166,40 @@ class Inventory:
         if (before.models is None) != (models is None) and self._reached[name]:
             logger.info("{}: {}", name, "connected" if models is not None else "away")
 
+    def _note_node(self, name: str, url: str, provider: Provider, found: frozenset[str] | None) -> None:
+        """What one look at one server says about it."""
+        status = self._status.get(_models_url(url, provider))
+        back = url in self._away
+        if status is None:
+            self._away.add(url)
+        else:
+            self._away.discard(url)
+            accepted = status not in KEY_REFUSED
+            refused_before, self._accepted[url] = self._accepted.get(url) is False, accepted
+            self.state.nodes.seen_up(name, url, back=back or refused_before, accepted=accepted)
+        if len(provider.urls) > 1:
+            self._nodes.setdefault(name, {})[url] = frozenset(map(model_name, found)) if found is not None else None
+
     async def _ollama_models(self, url: str, provider: Provider) -> frozenset[str] | None:
         answer = await self._get(_models_url(url, provider), {})
         match answer:
             case {"models": list(rows)}:
-                return frozenset(
-                    row["name"] for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str)
-                )
+                names = _names_in(rows)
             case {"models": None}:
-                return frozenset()
+                names = frozenset()
             case _:
                 return None
+        if len(provider.urls) > 1:
+            await self._look_at_memory(url, provider)
+        return names
+
+    async def _look_at_memory(self, url: str, provider: Provider) -> None:
+        """Which models a server has loaded: among several, the one that has it answers at once."""
+        match await self._get(_models_url(url, provider).removesuffix("/tags") + "/ps", {}):
+            case {"models": list(rows)}:
+                self._loaded[url] = frozenset(map(model_name, _names_in(rows)))
+            case _:
+                self._loaded.pop(url, None)
 
     async def _answers(self, url: str, provider: Provider) -> frozenset[str] | None:
         key = provider.key.get_secret_value().strip() if provider.key is not None else None
@@ -170,12 +213,17 @@ class Inventory:
         """The JSON behind a URL, or None."""
         assert self._client is not None
         try:
+            self._status.pop(url, None)
             async with asyncio.timeout(PATIENCE):  # httpx counts each read anew
                 response = await self._client.get(url, headers=headers)
-            self._status[str(url)] = response.status_code
+            self._status[url] = response.status_code
             return orjson.loads(response.content) if response.status_code == 200 else None
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError):
             return None
+
+
+def _names_in(rows: list[Any]) -> frozenset[str]:
+    return frozenset(row["name"] for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str))
 
 
 def _models_url(url: str, provider: Provider) -> str:

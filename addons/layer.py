@@ -5,7 +5,8 @@ HttpLayer and HttpStream are subclassed, and addons/failover.py puts them in pla
 
 One call: the `request` hook leaves an UpstreamCall in the exchange; the stream opens a connection, sends it and reads
 the reply. Until the *commit* (the first content of a stream, the end of a whole reply) any failure is invisible to the
-caller: the hook `attempt_failed` names the next target or the final response. After it a stream ends in an error frame.
+caller: the hook `attempt_failed` names the next target, a pause or the final fault. After it the next target goes on
+with the same stream from what the caller has; where that cannot be, the stream ends in an error frame.
 
 What went wrong before, and is guarded here:
 - Without an exchange and an UpstreamCall nothing is ever sent anywhere (fail closed).
@@ -36,12 +37,20 @@ from mitmproxy.proxy.layers.http import (
 
 from addons.http1 import CallerHttp1, UpstreamConnection
 from addons.state import State, new_request_id
-from addons.stream import OPENING_TOOK_TOO_LONG, GatewayStream, Tick
+from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, LastCall, Tick
 
 LONGEST_SLEEP = 5.0
 """Seconds between two wake-ups at the most: one that was asked for stays in memory until it comes."""
 TIME_TO_END = 1.0
 """Seconds between the last word of a reply and its end: a server that takes longer does not end it."""
+
+
+class Nudge(events.Event):
+    """Something that a call of this connection waits for is there."""
+
+
+class ShutDown(events.Event):
+    """The gateway is about to end: calls that are still under way are told so."""
 
 
 @dataclass
@@ -87,6 +96,12 @@ class GatewayLayer(HttpLayer):
             case events.Wakeup() if event.command is self._alarm:
                 self._alarm, self._wake_at = None, math.inf
                 yield from self._look_at_the_clock()
+            case Nudge():
+                yield from self._look_at_the_clock()
+            case ShutDown():
+                for stream in [*self.streams.values()]:
+                    if isinstance(stream, GatewayStream):
+                        yield from self.event_to_child(stream, LastCall(stream.stream_id))
             case events.ConnectionEvent() if event.connection not in self.connections:
                 pass  # the last words of a connection that we have let go
             case events.CommandCompleted() if event.command not in self.command_sources:
@@ -149,10 +164,13 @@ class GatewayLayer(HttpLayer):
         yield from self.event_to_child(stack[0], events.Start())
 
     def register_connection(self, command: RegisterHttpConnection) -> CommandGenerator[None]:
-        if command.err:
+        err = command.err
+        if err:
             self._forget(command.connection)
+            if isinstance(command.connection, Server) and command.connection.timestamp_tcp_setup is not None:
+                err = TLS_FAILED  # the other side took the connection, and then it was not opened
         for waiting in self.waiting_for_establishment.pop(command.connection, []):
-            yield from self._complete(waiting, command.connection, command.err)
+            yield from self._complete(waiting, command.connection, err)
 
     def _complete(self, command: GetHttpConnection, connection: Connection, err: str | None) -> CommandGenerator[None]:
         stream = self.command_sources.pop(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,6 +12,7 @@ from mitmproxy import http
 
 from addons.exchange import Exchange, readable
 from addons.state import State
+from addons.status import status_of
 from rules.conditions import model_name
 from wire.errors import ModelNotFound
 from wire.openai import Json
@@ -79,10 +80,15 @@ def _health(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
     return _json(exchange, health, 503 if health["status"] == "unhealthy" else 200)
 
 
+def _status(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    return _json(exchange, asdict(status_of(state)) | {"targets": state.nodes.rows()})
+
+
 ENDPOINTS: dict[str, Endpoint] = {
     "/chat/completions": Endpoint(("POST",), None),
     "/models": Endpoint(("GET", "HEAD"), _models),
     "/models/{id}": Endpoint(("GET", "HEAD"), _model),
     "/health": Endpoint(("GET", "HEAD"), _health, open=True),
+    "/gateway/status": Endpoint(("GET", "HEAD"), _status),
 }
 """Paths without their /v1."""

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from loguru import logger
@@ -30,26 +30,12 @@ from mitmproxy.options import Options
 from mitmproxy.tools.web.master import WebMaster
 from mitmproxy.utils.asyncio_utils import install_exception_handler, set_eager_task_factory
 
+from addons.drain import drain as drain_calls
 from addons.gateway import NOWHERE, check_bind, gateway_addons
 from addons.settings import SettingsError
 from addons.state import State
+from addons.status import Status, status_of
 from rules.decide import Rules
-from wire.errors import ShuttingDown
-
-DRAIN = 10.0
-"""Seconds that calls under way have to finish when we are asked to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What ProxyServer.get_status() tells."""
-
-    running: bool
-    host: str
-    port: int
-    uptime_seconds: float
-    active_connections: int
-    total_requests: int
 
 
 class ProxyServer:
@@ -77,7 +63,6 @@ class ProxyServer:
         self.master: Master | None = None
         self._serving: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
-        self._started = 0.0
 
     async def start(self) -> None:
         """Returns when calls are answered; raises SettingsError where the port cannot be had."""
@@ -88,32 +73,23 @@ class ProxyServer:
         if self._serving.done():
             await self._serving
 
-    async def stop(self, drain: float = DRAIN) -> None:
-        """Takes no new calls, lets those under way finish for `drain` seconds, frees the port."""
+    async def stop(self, drain: float | None = None) -> None:
+        """Takes no new calls, lets those under way finish for `drain` seconds (defaults.drain), frees the port."""
         if self.master is None or self._serving is None or self._serving.done():
             return
-        self.state.draining = True
-        loop = asyncio.get_running_loop()
-        until = loop.time() + drain
-        while self.state.in_flight() and loop.time() < until:  # noqa: ASYNC110  # calls end in many places
-            await asyncio.sleep(0.05)
-        for exchange in self.state.in_flight():
-            exchange.fault = exchange.fault or ShuttingDown("the gateway was stopped")
-        left = len(self.state.in_flight())
-        if left:
-            logger.warning("stopping in the middle of {} call(s)", left)
+        await drain_calls(self.state, self.state.rules.defaults.drain if drain is None else drain)
         self.master.should_exit.set()
         await self._serving
 
     def get_status(self) -> Status:
-        running = self._ready.is_set() and self._serving is not None and not self._serving.done()
-        servers: Proxyserver | None = self.master.addons.get("proxyserver") if self.master is not None else None
+        if self._ready.is_set() and self._serving is not None and not self._serving.done():
+            return replace(status_of(self.state), host=self.host, port=self.port)
         return Status(
-            running=running,
+            running=False,
             host=self.host,
             port=self.port,
-            uptime_seconds=round(self.state.clock() - self._started, 3) if running else 0.0,
-            active_connections=len(servers.connections) if servers is not None else 0,
+            uptime_seconds=0.0,
+            active_connections=0,
             total_requests=self.state.total,
         )
 
@@ -153,7 +129,6 @@ class ProxyServer:
             try:
                 self._free_of_error_check(master)
                 await self._run(master)
-                self._started = self.state.clock()
                 self._ready.set()
                 await master.should_exit.wait()
             finally:

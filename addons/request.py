@@ -13,7 +13,7 @@ from mitmproxy.http import HTTPFlow
 from mitmproxy.net.http.url import parse_authority
 
 from addons.exchange import Exchange, readable
-from addons.failover import next_call, no_target_left
+from addons.failover import decide_next
 from addons.http1 import fault_response
 from addons.local import ENDPOINTS, Endpoint
 from addons.state import State, new_request_id
@@ -128,11 +128,18 @@ class Request:
             servers=self.state.seen,
         )
         decision = exchange.decision = decide(exchange.rules, facts)
-        exchange.waiting = list(decision.targets)
-        exchange.upstream = next_call(exchange, self.state)
-        if exchange.upstream is None:
-            raise no_target_left(exchange) if exchange.attempts else no_route(request.model, decision)
-        flow.comment = f"{decision.rule} → {exchange.upstream.target.name}"
+        if not decision.pools:
+            raise no_route(request.model, decision)
+        state = self.state
+        exchange.plan = state.nodes.plan(exchange.rules, decision, request.prompt_chars, state.chance(), state.wall())
+        decide_next(flow, exchange, state)
+        if exchange.upstream is not None:
+            flow.comment = f"{decision.rule} → {exchange.upstream.target.name}"
+        elif exchange.pause is not None:
+            flow.comment = f"{decision.rule} → waiting for a place"
+        else:
+            assert exchange.fault is not None
+            raise exchange.fault
 
 
 class _HeaderView(Mapping[str, str]):
@@ -155,7 +162,7 @@ class _HeaderView(Mapping[str, str]):
 def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
     """Answers with a fault; nothing goes upstream."""
     exchange.fault = fault
-    exchange.upstream = None
+    exchange.stop_asking()
     extra = exchange.headers()
     if isinstance(fault, NoRoute):
         extra["x-should-retry"] = "false"  # the SDKs would try again at once, and in vain

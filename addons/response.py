@@ -34,7 +34,7 @@ class Response:
 
     def _conclude(self, flow: HTTPFlow, exchange: Exchange, status: int) -> None:
         exchange.ended = True
-        exchange.waiting.clear()
+        self.state.let_go(exchange)
         took = self.state.clock() - exchange.started
         flow.comment = comment(exchange)
         if flow.request.data.content is None:
@@ -65,6 +65,7 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
     """The call as plain values: for the log and for the flow's metadata. Times in seconds."""
     usage = exchange.answer.usage if exchange.answer is not None else None
     served = exchange.attempts[-1] if exchange.attempts and exchange.attempts[-1].fault is None else None
+    asked = [attempt for attempt in exchange.attempts if attempt.sent]
     fields: dict[str, object] = {
         "request_id": exchange.request_id,
         "client": exchange.client.name if exchange.client is not None else "-",
@@ -73,8 +74,8 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         "model": exchange.request.model[:200] if exchange.request is not None else None,
         "rule": exchange.decision.rule if exchange.decision is not None else None,
         "target": served.target.name if served is not None else None,
-        "asked": exchange.attempts[-1].target.name if exchange.attempts else None,
-        "attempts": len(exchange.attempts),
+        "asked": asked[-1].target.name if asked else None,
+        "attempts": len(asked),
         "status": status,
         "prompt_tokens": usage["prompt_tokens"] if usage is not None else None,
         "completion_tokens": usage["completion_tokens"] if usage is not None else None,
@@ -82,6 +83,9 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         "first_token": round(exchange.first_token - exchange.started, 4) if exchange.first_token else None,
         "total": round(took, 4),
     }
+    continued = sum(attempt.continues for attempt in asked)
+    if continued:
+        fields["continued"] = continued
     if exchange.fault is not None:
         fields["fault"] = exchange.fault.message
     failed = [f"{attempt.target.name} {attempt.fault.message}" for attempt in exchange.attempts if attempt.fault]
@@ -102,7 +106,7 @@ def line(fields: dict[str, object]) -> str:
         words.append(f"first {fields['first_token']}s")
     words.append(f"total {fields['total']}s")
     if fields["attempts"] not in (0, 1):
-        words.append(f"{fields['attempts']} attempts")
+        words.append(f"{fields['attempts']} attempts" + (", continued" if "continued" in fields else ""))
     words.append(f"{fields['client']} {fields['request_id']}")
     if "fault" in fields:
         words.append(f"- {fields['fault']}")

@@ -80,6 +80,9 @@ def answer_words(request: Json) -> Iterator[Json]:
     """The messages of an answer, piece by piece: {"thinking"}, {"content"} or {"tool_calls"}."""
     name = str(request.get("model"))
     messages: list[Json] = request["messages"]
+    # The beginning of an answer, as a last message: it is gone on with, as a real model would.
+    begun = str(messages[-1].get("content") or "") if messages and messages[-1].get("role") == "assistant" else ""
+    messages = messages[:-1] if begun else messages
     last = messages[-1] if messages else {"role": "user", "content": ""}
     said = str(last.get("content") or "")
     tools = request.get("tools")
@@ -98,6 +101,8 @@ def answer_words(request: Json) -> Iterator[Json]:
         text = f"This is unigate's sandbox model, not a real one. The tool {last.get('tool_name')} said: {said}"
     else:
         text = f"This is unigate's sandbox model, not a real one. You said: {said}"
+    if begun and text.startswith(begun):
+        text = text[len(begun) :]
     yield from ({"content": word} for word in _words(text))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from weakref import WeakKeyDictionary, WeakSet
 from mitmproxy.connection import Client as ClientConnection
 from mitmproxy.connection import Server as ServerConnection
 
-from addons.exchange import Exchange, Exchanges
+from addons.exchange import Attempt, Exchange, Exchanges
 from addons.logs import redactor
+from addons.nodes import Nodes
 from rules.conditions import Seen
 from rules.decide import Rules
+from wire.errors import Fault
 
 
 def new_request_id() -> str:
@@ -37,6 +40,7 @@ class State:
     rules: Rules
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random
     exchanges: Exchanges = field(default_factory=WeakKeyDictionary)
     served: WeakSet[ClientConnection] = field(default_factory=WeakSet)
     """Connections that our own layer serves. A flow of any other connection is refused: nothing would guard it."""
@@ -50,6 +54,8 @@ class State:
     """Providers that answered and do not take our key."""
     sandbox_port: int | None = None
     """Where the built-in sandbox model listens on loopback, while it runs."""
+    ready_at: float = 0.0
+    """When the gateway began to answer calls, of the monotonic clock."""
     total: int = 0
     """Calls since the start."""
     draining: bool = False
@@ -60,6 +66,8 @@ class State:
     """Whether a caller has not yet taken what was written to it."""
     report_down: Callable[[str], None] = lambda provider: None
     """Tells the inventory that a provider's server did not answer."""
+    nudge: Callable[[ClientConnection], None] = lambda client: None
+    """Lets the layer of a caller's connection look at its streams: something that one of them waits for is there."""
 
     @property
     def started(self) -> int:
@@ -70,6 +78,12 @@ class State:
         self.clean = redactor(self.rules.secrets)
         """Masks the secrets of the rules in a text."""
         self._started = int(self.wall())
+        self.nodes = Nodes(self.rules, self.clock)
+        """What is known of each target at this moment."""
+        self.nodes.refused = self._refused
+
+    def _refused(self, provider: str, refused: bool) -> None:
+        (self.refusing.add if refused else self.refusing.discard)(provider)
 
     def health(self) -> dict[str, Any]:
         """What /health says. Sandbox models answer calls, but make nothing healthy."""
@@ -88,7 +102,36 @@ class State:
         stands_in = self.sandbox_port is not None and not away
         status = "healthy" if connected == len(real) > 0 else "degraded" if connected or stands_in else "unhealthy"
         models = sorted(name for provider in real for name in self.names.get(provider, ()))
-        return {"status": status, **said, "models": models}
+        return {"status": status, **said, "models": models, "breakers": self.nodes.not_closed()}
 
     def in_flight(self) -> list[Exchange]:
         return [exchange for exchange in self.exchanges.values() if not exchange.ended]
+
+    # -- what became of an attempt: its place is given back exactly once
+
+    def attempt_heard(self, attempt: Attempt) -> None:
+        """Its first content has come."""
+        attempt.first_token = self.clock()
+        if attempt.node is not None:
+            self.nodes.heard(attempt.node, attempt.first_token - attempt.started)
+
+    def attempt_done(self, exchange: Exchange) -> None:
+        """The answer is complete."""
+        attempt = exchange.serving
+        if attempt is not None and attempt.node is not None:
+            node, attempt.node = attempt.node, None
+            self.nodes.went_well(node, self.clock() - attempt.started)
+
+    def attempt_failed(self, attempt: Attempt, fault: Fault) -> None:
+        attempt.fault = fault
+        node, attempt.node = attempt.node, None
+        if node is not None:
+            self.nodes.went_wrong(node, fault)
+
+    def let_go(self, exchange: Exchange) -> None:
+        """The call is over, however it ended: it holds no place and stands in no queue any more."""
+        exchange.stop_asking()
+        attempt = exchange.serving
+        if attempt is not None and attempt.node is not None:
+            node, attempt.node = attempt.node, None
+            self.nodes.left(node)

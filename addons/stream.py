@@ -1,6 +1,8 @@
 """The upstreams' side of one call: attempts, one after the other, until one answers (layer.py says what that is).
 
 The caller's side is caller.py's. A reply is read into values (wire/), held back until there is content, then written.
+Once the caller has the beginning of an answer, a failure is handed over all the same: the next target goes on from
+there, and what it says a second time is skipped (wire/resume.py).
 """
 
 from __future__ import annotations
@@ -29,17 +31,31 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 
 from addons.caller import CallerStream, Switchboard
-from addons.exchange import Attempt, Exchange, UpstreamCall
+from addons.exchange import Exchange, UpstreamCall
 from addons.http1 import CallData, fault_response
 from addons.state import State, new_call_id
 from wire.answer import StreamedAnswer, WholeAnswer
-from wire.errors import ConnectFailed, Cut, Fault, Garbled, TimedOut, UpstreamFault, fault_frame, rejection
-from wire.openai import Delta, Finished, Reading, Reply, is_content
+from wire.errors import (
+    ConnectFailed,
+    Cut,
+    Fault,
+    Garbled,
+    ShuttingDown,
+    TimedOut,
+    TlsFailed,
+    UpstreamFault,
+    fault_frame,
+    rejection,
+)
+from wire.openai import FINISHED, Delta, Finished, Reading, Reply, Usage, is_content
+from wire.resume import Joint
 
 MAX_REJECTION = 64 * 1024
 """Bytes of an error body that are read; the rest says nothing new."""
 OPENING_TOOK_TOO_LONG = "opening took too long"
 """What a GetHttpConnection is answered with when its time is up."""
+TLS_FAILED = "TLS failed"
+"""What a GetHttpConnection is answered with where the other side was reached and could not be trusted."""
 AT_ONCE = 0.2
 """Seconds in which a connection that was idle breaks if its server had closed it already."""
 SILENT = "fell silent in the middle of its answer"
@@ -48,10 +64,17 @@ _OF_UPSTREAM = (ResponseHeaders, ResponseData, ResponseEndOfMessage, ResponsePro
 
 @dataclass
 class AttemptFailedHook(commands.StartHook):
-    """An attempt failed and the caller has seen nothing of it.
+    """An attempt failed.
 
-    The addon that answers leaves the next UpstreamCall in the flow's exchange, or sets flow.response.
+    The addon that answers leaves the next UpstreamCall, a pause or the final fault in the flow's exchange.
     """
+
+    flow: http.HTTPFlow
+
+
+@dataclass
+class NextAttemptHook(commands.StartHook):
+    """A pause between two attempts, or before the first, is over. To be answered in the same way."""
 
     flow: http.HTTPFlow
 
@@ -61,6 +84,11 @@ class Tick(HttpEvent):
     """The clock was looked at."""
 
 
+@dataclass
+class LastCall(HttpEvent):
+    """The gateway is about to end."""
+
+
 class GatewayStream(CallerStream):
     def __init__(self, context: Context, stream_id: int, state: State, switchboard: Switchboard) -> None:
         super().__init__(context, stream_id, state, switchboard)
@@ -68,11 +96,15 @@ class GatewayStream(CallerStream):
         self._reused = False
         self._sent_at = 0.0
         self._reply: Reply | None = None
+        self._joint: Joint | None = None
         self._rejection: list[bytes] = []
         self._rejection_size = 0
         self._rejected: http.Response | None = None
         self._held: list[Reading] = []
-        self._committed = False
+        self._speaks = False
+        """The present attempt has given its first content."""
+        self._heard_at = 0.0
+        """When the present attempt last showed a sign of life that was not content."""
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:
@@ -80,6 +112,8 @@ class GatewayStream(CallerStream):
                 yield from self.server_state(event)
             elif isinstance(event, Tick):
                 yield from self._tick()
+            elif isinstance(event, LastCall):
+                yield from self._shut_down()
             else:
                 yield from super()._handle_event(event)
         except Exception:
@@ -91,8 +125,7 @@ class GatewayStream(CallerStream):
         logger.opt(exception=True).error("the layer failed, {}: the call is ended", request_id)
         yield from self._let_go()
         if self.exchange is not None:
-            self.exchange.upstream = None
-            self.exchange.waiting.clear()
+            self.state.let_go(self.exchange)
         if self._headers_sent or (self.flow.response is None and self.server_state != self.state_done):
             yield from self._answer_with(Fault("The gateway had an internal error; its log has the details."))
             return
@@ -109,63 +142,91 @@ class GatewayStream(CallerStream):
     # -- attempts
 
     def first_attempt(self) -> CommandGenerator[None]:
-        if self.exchange is None or self.exchange.upstream is None:
+        exchange = self.exchange
+        if exchange is None or (exchange.upstream is None and exchange.pause is None):
             yield from self._answer_with(Fault("The gateway has no decision for this call."))
             return
-        if self.exchange.request is not None and self.exchange.request.stream:
+        if exchange.request is not None and exchange.request.stream:
             self._set_comment(self.state.clock())
-        fault = yield from self._attempt(self.exchange, self.exchange.upstream)
-        if fault is not None:
-            yield from self._fail(fault)
+        yield from self._proceed(exchange)
 
-    def _fail(self, fault: Fault) -> CommandGenerator[None]:
-        """An attempt failed and the caller has seen nothing of it: the next one, until one holds or none is left."""
-        exchange = self.exchange
-        assert exchange is not None
-        failed: Fault | None = fault
-        while failed is not None:
-            failed.message = self.state.clean(failed.message)  # an upstream may quote the key that we sent
-            exchange.attempts[-1].fault = failed
-            yield from self._let_go()
-            exchange.upstream = None
-            response = self.flow.response  # there is one already where headers went out early
-            yield AttemptFailedHook(self.flow)
-            if self._client_gone() or (yield from self.check_killed(True)):
-                return
+    def _proceed(self, exchange: Exchange) -> CommandGenerator[None]:
+        """Does what was decided: asks the next target, waits, or tells the caller that nobody is left."""
+        while True:
+            if exchange.pause is not None:
+                if not exchange.pause.over:
+                    self.server_state = self.state_pause
+                    self._set_deadline(exchange.pause.until, "")
+                    return
+                yield NextAttemptHook(self.flow)
+                if not (yield from self._is_wanted()):
+                    return
+                continue
             call = exchange.upstream
-            if self.flow.response is not response or call is None:
-                yield from self._answer_with(exchange.fault or failed)
+            if call is None:
+                yield from self._answer_with(exchange.fault or Fault("The gateway has no decision for this call."))
                 return
             if self.state.clock() >= self._comment_at:
                 yield from self._say_waiting(exchange)
                 if self._client_gone():
                     return
-            failed = yield from self._attempt(exchange, call)
+            fault = yield from self._attempt(exchange, call)
+            if fault is None or not (yield from self._note_failure(exchange, fault)):
+                return
+
+    def _fail(self, fault: Fault) -> CommandGenerator[None]:
+        """The present attempt failed: the next one, until one holds or none is left."""
+        assert self.exchange is not None
+        if (yield from self._note_failure(self.exchange, fault)):
+            yield from self._proceed(self.exchange)
+
+    def _note_failure(self, exchange: Exchange, fault: Fault) -> CommandGenerator[bool]:
+        """Has it decided what comes after a failed attempt; False where nobody waits for the answer any more."""
+        fault.message = self.state.clean(fault.message)  # an upstream may quote the key that we sent
+        exchange.attempts[-1].fault = fault
+        yield from self._let_go()
+        exchange.upstream = None
+        self.server_state = self.state_pause
+        yield AttemptFailedHook(self.flow)
+        return (yield from self._is_wanted())
+
+    def _is_wanted(self) -> CommandGenerator[bool]:
+        """False where the caller left, or the call was killed by hand, while a hook was running."""
+        return not (self._client_gone() or (yield from self.check_killed(True)))
 
     def _attempt(self, exchange: Exchange, call: UpstreamCall) -> CommandGenerator[Fault | None]:
         """Connects and sends; returns what went wrong with that, or None. The reply comes as events."""
         timeouts = exchange.rules.defaults.timeouts
         now = self.state.clock()
-        exchange.attempts.append(Attempt(call.target, now))
-        exchange.answer = self._new_answer(exchange, call)
-        exchange.first_token = None
-        self._held, self._reply, self._rejected = [], None, None
+        exchange.attempts[-1].started = now
+        self._reply, self._rejected, self._joint = None, None, None
         self._rejection, self._rejection_size = [], 0
+        self._held, self._speaks = [], False
+        if exchange.begun:
+            self._join(exchange, call)
+        else:
+            exchange.answer = self._new_answer(exchange, call)
+            exchange.first_token = None
         self.connecting = GetHttpConnection((call.host, call.port), call.tls, None)
-        self._set_deadline(min(now + timeouts.connect, self._ends), "did not take the connection in time")
+        self._set_deadline(min(now + timeouts.connect, self._ends), "")
         connection, err = yield self.connecting
         self.connecting = None
         if self._client_gone():
             return None
         if err == OPENING_TOOK_TOO_LONG:
-            return self._out_of_time(exchange) if self.state.clock() >= self._ends else TimedOut(self._late)
+            if self.state.clock() >= self._ends:
+                return self._out_of_time(exchange)
+            return TimedOut("did not take the connection in time", kind="connect")
+        if err == TLS_FAILED:
+            return TlsFailed("could not be reached securely: its certificate or its TLS is not acceptable")
         if err is not None or not connection.connected:
             return ConnectFailed("could not be reached")
         self._connection = self.context.server = self.flow.server_conn = connection
         self._reused = self.switchboard.take(connection)
-        self._set_deadline(self.state.clock() + timeouts.first_token, "did not begin to answer in time")
-        self.server_state = self.state_wait_for_response_headers
+        exchange.attempts[-1].sent = True
         self._sent_at = self.state.clock()
+        self._set_deadline(self._sent_at + timeouts.first_token, "did not begin to answer in time")
+        self.server_state = self.state_wait_for_response_headers
         yield SendHttp(CallData(self.stream_id, call.head(), call.body), connection)
         return None
 
@@ -180,6 +241,15 @@ class GatewayStream(CallerStream):
             include_usage=exchange.request.include_usage,
         )
 
+    def _join(self, exchange: Exchange, call: UpstreamCall) -> None:
+        """The next attempt goes on with the answer that the caller has the beginning of."""
+        answer = exchange.answer
+        assert isinstance(answer, StreamedAnswer)
+        exchange.attempts[-1].continues = True
+        answer.usage = None  # of the attempt that failed; its own record has it
+        said = answer.said
+        self._joint = Joint(said.text, "".join(said.reasoning), len(said.content), trusted=call.trusted)
+
     def _let_go(self) -> CommandGenerator[None]:
         """Gives up the upstream connection in the middle of its reply."""
         connection, self._connection = self._connection, None
@@ -190,6 +260,10 @@ class GatewayStream(CallerStream):
             kept = [event for event in self._paused_event_queue if not isinstance(event, _OF_UPSTREAM)]
             self._paused_event_queue = deque(kept)
 
+    def state_pause(self, _event: events.Event) -> CommandGenerator[None]:
+        """Between two attempts, or before the first: no upstream is ours."""
+        yield from ()
+
     # -- the reply
 
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> CommandGenerator[None]:
@@ -197,6 +271,7 @@ class GatewayStream(CallerStream):
         assert exchange is not None
         assert exchange.upstream is not None
         response = event.response
+        self._heard_at = self.state.clock()
         if response.status_code != 200:
             self._rejected = response
             self.server_state = self.state_read_rejection
@@ -217,10 +292,11 @@ class GatewayStream(CallerStream):
             whole = isinstance(event, ResponseEndOfMessage)
             if whole:
                 self._connection = None  # read to its end: it may serve again
-            body = b"".join(self._rejection)[:MAX_REJECTION]
-            yield from self._fail(
-                rejection(self._rejected.status_code, body, self._rejected.headers.get("retry-after"))
-            )
+            yield from self._fail(self._read_rejection(self._rejected))
+
+    def _read_rejection(self, rejected: http.Response) -> Fault:
+        body = b"".join(self._rejection)[:MAX_REJECTION]
+        return rejection(rejected.status_code, body, rejected.headers.get("retry-after"), now=self.state.wall())
 
     def state_read_reply(self, event: events.Event) -> CommandGenerator[None]:
         assert self._reply is not None
@@ -233,62 +309,102 @@ class GatewayStream(CallerStream):
             return
         if readings:
             yield from self._take(readings)
+        else:
+            self._heard_at = self.state.clock()
 
     def _take(self, readings: list[Reading]) -> CommandGenerator[None]:
         exchange = self.exchange
         assert exchange is not None
-        assert exchange.answer is not None
-        if self._committed:
+        if type(readings[-1]) is not Delta:
+            for reading in readings:
+                if type(reading) is Usage:
+                    exchange.attempts[-1].usage = reading.usage
+        if not self._speaks:
+            if any(is_content(reading) for reading in readings):
+                self._first_content(exchange)
+            else:
+                self._heard_at = self.state.clock()
+        if self._joint is not None:
+            readings = self._joint.read(readings)
+            if not readings:  # held back: it repeats what the caller has
+                self._set_idle(exchange)
+                return
+        if exchange.begun:
             yield from self._write(exchange, readings)
-            return
+        else:
+            yield from self._hold(exchange, readings)
+
+    def _first_content(self, exchange: Exchange) -> None:
+        self._speaks = True
+        attempt = exchange.attempts[-1]
+        self.state.attempt_heard(attempt)
+        if exchange.first_token is None:
+            exchange.first_token = attempt.first_token
+        self._set_idle(exchange)
+        self._see_to_alarm()  # the deadline came nearer: from the first word on it is about silence
+
+    def _set_idle(self, exchange: Exchange) -> None:
+        """The deadline only moves away: the alarm that is set comes early and looks again."""
+        self.deadline = self.state.clock() + exchange.rules.defaults.timeouts.idle
+        self._late = SILENT
+
+    def _hold(self, exchange: Exchange, readings: list[Reading]) -> CommandGenerator[None]:
+        """Readings of an answer of which the caller has seen nothing."""
+        answer = exchange.answer
+        assert answer is not None
         fault = _fault_in(readings)
-        if fault is not None:
+        if fault is not None and not (isinstance(answer, WholeAnswer) and self._is_whole_without(answer, readings)):
             yield from self._fail(fault)
             return
-        now = self.state.clock()
-        if exchange.first_token is None and any(is_content(reading) for reading in readings):
-            exchange.first_token = now
-        if isinstance(exchange.answer, WholeAnswer):
-            data = exchange.answer.write(readings)
-            if exchange.first_token is not None:
-                self._set_deadline(now + exchange.rules.defaults.timeouts.idle, SILENT)
-            if exchange.answer.done:
+        if isinstance(answer, WholeAnswer):
+            data = answer.write(readings if fault is None else [*_before(readings), FINISHED])
+            if self._speaks:
+                self._set_idle(exchange)
+            if answer.done:
+                self.state.attempt_done(exchange)
                 self._leave_upstream()
                 yield from self._send_whole(exchange, data)
             return
         self._held += readings
-        if any(is_content(reading) or isinstance(reading, Finished) for reading in self._held):
+        if self._speaks or any(isinstance(reading, Finished) for reading in self._held):
             held, self._held = self._held, []
-            self._committed = True
+            exchange.begun = True
             yield from self._send_headers(exchange.headers())
             yield from self._write(exchange, held)
-            self._see_to_alarm()  # the deadline came nearer: from the first word on it is about silence
+
+    @staticmethod
+    def _is_whole_without(answer: WholeAnswer, readings: list[Reading]) -> bool:
+        """Whether all choices had ended before the fault: then nothing of the answer is missing."""
+        return answer.complete and not any(is_content(reading) for reading in readings)
 
     def _write(self, exchange: Exchange, readings: list[Reading]) -> CommandGenerator[None]:
         """The hot path: readings of a stream that has begun."""
         answer = exchange.answer
         assert isinstance(answer, StreamedAnswer)
-        fault = None if isinstance(readings[-1], Delta) else _fault_in(readings)
-        if isinstance(fault, UpstreamFault):
-            exchange.attempts[-1].fault = fault
-            fault = type(fault)(f"{exchange.attempts[-1].target.name} {fault.message}")  # the caller is told who
-            readings = [*(reading for reading in readings if not isinstance(reading, Fault)), fault]
+        last = readings[-1]
+        if type(last) is Delta:
+            data = answer.write(readings)
+            if data:
+                yield from self._send(data)
+            self._set_idle(exchange)
+            return
+        fault = _fault_in(readings)
         if fault is not None:
-            fault.message = self.state.clean(fault.message)
+            readings = _before(readings)
         data = answer.write(readings)
+        if fault is not None and answer.complete:
+            # Every choice had its finish_reason: what broke off was only the end of the end.
+            data += answer.write([FINISHED])
         if data:
             yield from self._send(data)
-        if not answer.done:
-            # The deadline only moves away: the alarm that is set comes early and looks again.
-            self.deadline = self.state.clock() + exchange.rules.defaults.timeouts.idle
-            self._late = SILENT
-            return
-        if fault is not None:
-            exchange.attempts[-1].fault = exchange.attempts[-1].fault or fault
-            exchange.fault = fault
-            yield from self._let_go()
-        self._leave_upstream()
-        yield from self._end_stream()
+        if answer.done:
+            self.state.attempt_done(exchange)
+            self._leave_upstream()
+            yield from self._end_stream()
+        elif fault is not None:
+            yield from self._fail(fault)
+        elif any(is_content(reading) for reading in readings):
+            self._set_idle(exchange)
 
     def _leave_upstream(self) -> None:
         """The answer is complete. What the upstream may still send is its connection's own business."""
@@ -305,6 +421,8 @@ class GatewayStream(CallerStream):
         """The final fault: as a response, or, where headers are already out, as the stream's last words."""
         self._leave_upstream()
         exchange = self.exchange
+        if exchange is not None:
+            self.state.let_go(exchange)
         if self._headers_sent:
             if exchange is not None:
                 exchange.fault = exchange.fault or fault
@@ -318,6 +436,17 @@ class GatewayStream(CallerStream):
             self.flow.response = fault_response(fault, exchange.request_id if exchange else "", extra)
         yield from self.send_response()
 
+    def _shut_down(self) -> CommandGenerator[None]:
+        """The gateway's time is over: whoever still waits for an answer is told so."""
+        exchange = self.exchange
+        if exchange is None or exchange.ended or (exchange.upstream is None and exchange.pause is None):
+            return
+        yield from self._let_go()
+        exchange.fault = ShuttingDown(
+            "The gateway was stopped before the answer was complete. Try again.", retry_after=5
+        )
+        yield from self._answer_with(exchange.fault)
+
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> CommandGenerator[None]:
         if self.flow_is_over:
             return
@@ -328,6 +457,8 @@ class GatewayStream(CallerStream):
 
     def _caller_left(self, message: str) -> CommandGenerator[None]:
         yield from self._let_go()
+        if self.exchange is not None:
+            self.state.let_go(self.exchange)
         over = self.server_state == self.state_done or self.client_state == self.state_errored
         self.client_state = self.server_state = self.state_errored
         self._ends = self._comment_at = self._show_at = math.inf
@@ -346,25 +477,23 @@ class GatewayStream(CallerStream):
         if fresh_try and exchange.upstream is not None:
             # The server closed an idle connection just as we used it: it has not seen the call.
             yield from self._let_go()
-            exchange.attempts.pop()
             fault = yield from self._attempt(exchange, exchange.upstream)
             if fault is not None:
                 yield from self._fail(fault)
             return
-        yield from self._attempt_ended(Cut(message))
+        yield from self._attempt_ended(Cut(message, kind="reset"))
 
     def _attempt_ended(self, fault: UpstreamFault) -> CommandGenerator[None]:
         """A failure that did not come out of the reply itself."""
-        if self._committed:
-            assert self.exchange is not None
-            yield from self._write(self.exchange, [fault])
-            return
+        assert self.exchange is not None
         if self._rejected is not None:
             # Its status says more than that its error page broke off.
-            retry_after = self._rejected.headers.get("retry-after")
-            known = rejection(self._rejected.status_code, b"".join(self._rejection), retry_after)
-            fault = known if isinstance(known, UpstreamFault) else fault
-        yield from self._fail(fault)
+            known = self._read_rejection(self._rejected)
+            yield from self._fail(known if isinstance(known, UpstreamFault) else fault)
+        elif self._reply is not None:
+            yield from self._take([fault])
+        else:
+            yield from self._fail(fault)
 
     # -- time
 
@@ -374,29 +503,50 @@ class GatewayStream(CallerStream):
         if exchange is not None and self.client_state != self.state_done and now >= self._ends:
             yield from self._request_is_late()
             return
-        if exchange is None or exchange.ended or exchange.upstream is None:
+        if exchange is None or exchange.ended or (exchange.upstream is None and exchange.pause is None):
             return
         if self.flow.error is not None and self.flow.error.msg == mitmproxy_flow.Error.KILLED_MESSAGE:
             yield from self._let_go()
             yield from self.check_killed(True)
-        elif now >= self._ends:
+        elif exchange.pause is not None and (now >= self.deadline or exchange.pause.over):
+            self._set_deadline(math.inf, self._late)
+            yield NextAttemptHook(self.flow)
+            if (yield from self._is_wanted()):
+                yield from self._proceed(exchange)
+        elif exchange.pause is None and now >= self._ends:
             yield from self._attempt_ended(self._out_of_time(exchange))
-        elif now >= self.deadline:
-            if self._committed and self.switchboard.caller_is_behind():
-                # It is the caller who is slow: as long as it does not read, we do not read on either.
-                self._set_deadline(now + exchange.rules.defaults.timeouts.idle, SILENT)
-                return
-            yield from self._attempt_ended(TimedOut(self._late))
+        elif exchange.pause is None and now >= self.deadline:
+            yield from self._too_late(exchange, now)
         elif now >= self._comment_at:
             yield from self._say_waiting(exchange)
         elif now >= self._show_at:
             yield from self._show()
 
+    def _too_late(self, exchange: Exchange, now: float) -> CommandGenerator[None]:
+        """The present attempt's deadline is over."""
+        timeouts = exchange.rules.defaults.timeouts
+        if exchange.begun and self._speaks and self.switchboard.caller_is_behind():
+            # It is the caller who is slow: as long as it does not read, we do not read on either.
+            self._set_deadline(now + timeouts.idle, SILENT)
+            return
+        if self._speaks:
+            yield from self._attempt_ended(TimedOut(self._late, kind="idle"))
+            return
+        assert exchange.upstream is not None
+        patience = exchange.upstream.patience
+        lives = self._heard_at > self._sent_at and self._heard_at + timeouts.first_token > now
+        if patience is not None and lives and now < self._sent_at + patience:
+            # It has the call and says so: a server that queues is not a dead one.
+            at = min(self._heard_at + timeouts.first_token, self._sent_at + patience)
+            self._set_deadline(at, self._late)
+            return
+        yield from self._attempt_ended(TimedOut(self._late))
+
     def _out_of_time(self, exchange: Exchange) -> TimedOut:
         """The fault of a call that took too long as a whole: nobody else is asked."""
-        exchange.waiting.clear()
+        exchange.plan = ()
         self._ends = math.inf
-        return TimedOut("took longer than the whole call may take")
+        return TimedOut("took longer than the whole call may take", kind="total")
 
 
 def _fault_in(readings: list[Reading]) -> Fault | None:
@@ -407,3 +557,8 @@ def _fault_in(readings: list[Reading]) -> Fault | None:
         if isinstance(reading, Finished):
             return None
     return None
+
+
+def _before(readings: list[Reading]) -> list[Reading]:
+    """What was said before the fault."""
+    return [reading for reading in readings if not isinstance(reading, Fault)]

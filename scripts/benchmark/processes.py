@@ -42,6 +42,8 @@ providers:
   ollama: {{dialect: ollama, urls: ["http://127.0.0.1:{port}"]}}
 rules:
   - {{name: local, use: ["ollama/{{model}}"]}}
+# This upstream takes all calls at once; what bounds and queues cost is not what is measured here.
+defaults: {{admission: {{parallel: 1000}}}}
 """
 
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import socketserver
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from addons.layer import GatewayLayer
+from rules.conditions import Seen
+from rules.health import CLOSED
 from tests.gateway import Gateway
 from tests.standins import DeepSeekStandIn, OllamaStandIn, RawServer, until
 
@@ -52,6 +64,8 @@ def rules(
     hole: str,
     *,
     timeouts: str = "connect: 400ms, first_token: 300ms, idle: 300ms, total: 4s, keep_alive: 10s",
+    failover: str = "attempts: 1, mid_stream: error, backoff: 10ms",
+    patience: str = "300ms",
     more: str = "",
 ) -> str:
     """The model's name chooses the order: `qwen2.5:7b` asks Ollama first, `deep` DeepSeek, `raw` the raw server, `hole` one that
@@ -59,7 +73,7 @@ def rules(
     return f"""
 providers:
   ollama: {{dialect: ollama, urls: [{ollama}]}}
-  deepseek: {{dialect: openai, profile: deepseek, urls: [{deepseek}], key: {UPSTREAM_KEY}}}
+  deepseek: {{dialect: openai, profile: deepseek, urls: [{deepseek}], key: {UPSTREAM_KEY}, patience: {patience}}}
   raw: {{dialect: openai, urls: [{raw}], key: {UPSTREAM_KEY}}}
   hole: {{dialect: openai, urls: [{hole}], key: {UPSTREAM_KEY}}}
 rules:
@@ -70,6 +84,9 @@ rules:
   - {{name: ollama-first, use: [{OLLAMA}, {DEEPSEEK}]}}
 defaults:
   timeouts: {{{timeouts}}}
+  breaker: {{failures: 1000000}}
+  admission: {{parallel: 64}}
+  failover: {{{failover}}}
   refresh: 200ms
   {more}
 """
@@ -116,7 +133,15 @@ class World:
         self.raw.scripts = [[]]
         self.raw.seen.clear()
         state = self.gateway.state
+        rest_no_more(self.gateway)
         self.gateway.until(lambda: all(state.seen[name].models is not None for name in ("ollama",)), "Ollama is back")
+
+
+def rest_no_more(gateway: Gateway) -> None:
+    """Closes every breaker: what failed in one test must not be passed over in the next."""
+    for node in [*gateway.state.nodes._nodes.values()]:
+        node.breaker = node.server.breaker = CLOSED
+    gateway.state.refusing.clear()
 
 
 @contextmanager
@@ -342,3 +367,122 @@ def at_rest(shared: World) -> Iterator[None]:
     with clean_log(shared.gateway):
         yield
         shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Faults: what the tests of the whole fault matrix share
+
+
+TEXT = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo"
+"""What every server says: no word comes twice, so that a gap, a repetition and an early end can all be seen."""
+
+
+class Stale(Mapping[str, Seen]):
+    """What the gateway believes of its servers: all are there. What it knows may be a few seconds old."""
+
+    def __init__(self, names: Iterable[str], models: Iterable[str]) -> None:
+        self._seen = dict.fromkeys(names, Seen(frozenset(models), reached=True))
+
+    def __getitem__(self, name: str) -> Seen:
+        return self._seen[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._seen)
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """The address of nobody: connections are refused, and the port stays so."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{reserved.getsockname()[1]}"
+
+
+class _Handshake(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        context: ssl.SSLContext = self.server.context  # type: ignore[attr-defined]
+        heard: list[bytes] = self.server.heard  # type: ignore[attr-defined]
+        self.request.settimeout(2)
+        with suppress(OSError), context.wrap_socket(self.request, server_side=True) as connection:
+            if data := connection.recv(65536):
+                heard.append(data)
+
+
+@contextmanager
+def untrusted() -> Iterator[tuple[str, list[bytes]]]:
+    """The https address of a server whose certificate nobody trusts, and what it was told."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "server.pem")
+        file.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handshake) as server:
+        server.daemon_threads = True
+        server.context, server.heard = context, []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{server.server_address[1]}", server.heard  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def line_of(target: str, document: object) -> bytes:
+    """One document as a line of the target's stream."""
+    text = json.dumps(document).encode()
+    return text + b"\n" if target == OLLAMA else b"data: " + text + b"\n\n"
+
+
+def saying(target: str, text: str = "", **more: object) -> bytes:
+    """One piece of an answer in the target's stream; `more` stands beside the text."""
+    if target == OLLAMA:
+        return line_of(target, {"message": {"role": "assistant", "content": text, **more}, "done": False})
+    delta = ({"content": text} if text else {}) | more
+    return line_of(target, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+
+
+def ending(target: str, reason: str = "stop") -> list[bytes]:
+    """The end of an answer in the target's stream."""
+    if target == OLLAMA:
+        done = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason}
+        return [line_of(target, {**done, "prompt_eval_count": 7, "eval_count": 5})]
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+    return [line_of(target, last), b"data: [DONE]\n\n"]
+
+
+def error_line(target: str, message: str = "it broke") -> bytes:
+    """The error object of the target's stream."""
+    return line_of(target, {"error": message if target == OLLAMA else {"message": message, "type": "server_error"}})
+
+
+def bad_line(target: str) -> bytes:
+    """A line of the target's stream that holds no JSON."""
+    return b'{"message": {"content": "oh\n' if target == OLLAMA else b'data: {"choices": [{"del\n\n'
+
+
+def idle_nodes(gateway: Gateway) -> None:
+    """Fails unless every target has given all its places back, and nobody waits for one."""
+    state = gateway.state
+    gateway.until(
+        lambda: not any(row["in_flight"] or row["waiting"] for row in state.nodes.rows()), "all places are free"
+    )

@@ -93,8 +93,8 @@ def test_try_shows_thoughts_tells_what_was_skipped_and_uses_the_first_key(tmp_pa
 
 
 @pytest.mark.parametrize(("model", "out", "words"), [
-    ("fail", "\n\nroute: all → nobody\n", "No target could answer: s/fail is overloaded (503).\n"),
-    ("cut", "This is unigate's sandbox model, \n\nroute: all → s/cut\n", "\n"),
+    ("fail", "\n\nroute: all → nobody\n", "No target could answer: s/fail is overloaded (503), twice.\n"),
+    ("cut", "This is unigate's sandbox model, not a real one. You \n\nroute: all → s/cut\n", "\n"),
     ("nope", "\n\nroute: all → nobody\n", "The model `nope` does not exist or you do not have access to it (s/nope "),
 ])  # fmt: skip
 def test_try_with_a_model_that_fails_says_why_and_is_a_failure(

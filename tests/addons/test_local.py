@@ -95,7 +95,7 @@ def test_health_says_what_is_connected_and_which_local_models_there_are(path: st
     said = (
         b'{"status":"degraded","ollama":"connected","deepseek":"connected","keyless":"no key","models":'
         + models
-        + b"}\n"
+        + b',"breakers":{}}\n'
     )
     assert (reply.status, reply.body) == (200, said)
     assert reply.headers["content-type"] == "application/json"
@@ -130,7 +130,7 @@ def test_health_follows_a_server_that_stops_and_comes_back(gateway: Gateway, oll
         status, text = health()
         assert status == 200
         assert '"status":"degraded"' in text
-        assert text.endswith('"models":[]}\n')
+        assert text.endswith('"models":[],"breakers":{}}\n')
     finally:
         ollama.start()
     gateway.until(lambda: '"ollama":"connected"' in health()[1], "Ollama is back", 3)

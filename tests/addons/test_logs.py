@@ -31,6 +31,9 @@ def ollama() -> Iterator[OllamaStandIn]:
         yield server
 
 
+ONCE = "  failover: {attempts: 1}"
+
+
 def calls(log: str) -> list[str]:
     return [row for row in log.splitlines() if " req_" in row or '"request_id"' in row]
 
@@ -49,7 +52,7 @@ def make_calls(gateway: Gateway, ollama: OllamaStandIn) -> list[str]:
 
 
 def test_each_call_has_exactly_one_line_of_text(ollama: OllamaStandIn) -> None:
-    with Gateway(quick_rules(ollama=ollama.url)) as gateway:
+    with Gateway(quick_rules(ollama=ollama.url, more=ONCE)) as gateway:
         ids = make_calls(gateway, ollama)
         rows = calls(gateway.log.getvalue())
     assert [next(one for one in ids if one in row) for row in rows] == ids
@@ -70,7 +73,7 @@ def test_each_call_has_exactly_one_line_of_text(ollama: OllamaStandIn) -> None:
 
 
 def test_each_call_has_exactly_one_line_of_json(ollama: OllamaStandIn) -> None:
-    with Gateway(quick_rules(ollama=ollama.url), log_form="json") as gateway:
+    with Gateway(quick_rules(ollama=ollama.url, more=ONCE), log_form="json") as gateway:
         ids = make_calls(gateway, ollama)
         log = gateway.log.getvalue()
     records = [json.loads(row) for row in log.splitlines()]

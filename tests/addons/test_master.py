@@ -122,8 +122,9 @@ def test_stop_waits_for_a_call_only_as_long_as_it_is_told_and_leaves_no_connecti
         under_way = asyncio.create_task(call(server, model="qwen2.5:7b"))
         await until(lambda: ollama.holding > 0)
         await server.stop(drain=0.1)
-        with pytest.raises(httpx.HTTPError):
-            await under_way
+        answer = await under_way
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+        assert answer.headers["retry-after"] == "5"
         assert server.get_status().active_connections == 0
         others = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not [name for name in others if "handler" in name or "inventory" in name]

@@ -165,4 +165,4 @@ def test_its_models_try_every_way_out_through_a_gateway() -> None:
         for model, holds in expected.items():
             answer = gateway.chat(model=model)
             assert holds(answer), f"{model}: {answer.text}"
-        assert gateway.state.health() == {"status": "degraded", "models": []}
+        assert gateway.state.health() == {"status": "degraded", "models": [], "breakers": {}}

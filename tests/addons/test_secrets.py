@@ -35,7 +35,7 @@ rules:
   - {name: away, when: {model: away}, use: [nobody/x]}
   - {name: remote, when: {model: remote}, use: [deepseek/deepseek-flash]}
   - {name: rest, use: ["ollama/{model}", deepseek/deepseek-flash]}
-defaults: {refresh: 1s, timeouts: {connect: 1s, first_token: 2s}}
+defaults: {refresh: 1s, timeouts: {connect: 1s, first_token: 2s}, failover: {attempts: 1}, breaker: {weights: {key: 0, connect: 0}}}
 """
 TELLTALE = (
     "Origin: https://app.example", f"Cookie: session={COOKIE}", "OpenAI-Organization: org-1", "OpenAI-Project: p",

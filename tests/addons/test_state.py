@@ -11,4 +11,4 @@ def test_the_sandbox_alone_makes_nothing_healthy() -> None:
         gateway.client() as client,
     ):
         answer = client.get("/health")
-    assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "models": []})
+    assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "models": [], "breakers": {}})

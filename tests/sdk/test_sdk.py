@@ -51,6 +51,9 @@ rules:
   - {{name: remote, when: {{model: deepseek-flash}}, use: deepseek/deepseek-flash}}
 defaults:
   timeouts: {{connect: 5s, first_token: 10s, idle: 10s, total: 30s}}
+  failover: {{attempts: 1}}
+  breaker: {{failures: 1000}}
+  admission: {{parallel: 64}}
 """
 
 

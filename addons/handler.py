@@ -1,0 +1,86 @@
+"""mitmproxy's connection handler: the object behind one caller's connection, and what must be mended on it."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import StreamWriter
+
+from mitmproxy import ctx
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.connection import Client, Connection, ConnectionState
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.server import ConnectionHandler
+from mitmproxy.utils.asyncio_utils import create_task
+
+
+def handler_of(client: Client) -> ConnectionHandler | None:
+    servers: Proxyserver | None = ctx.master.addons.get("proxyserver")
+    return servers.connections.get(client.id) if servers is not None else None
+
+
+def tell(client: Client, event: events.Event) -> None:
+    """Hands an event to a connection's layers soon: never from within another event's handling."""
+    handler = handler_of(client)
+    if handler is not None:
+        asyncio.get_running_loop().call_soon(_hand_over, handler, event)
+
+
+def _hand_over(handler: ConnectionHandler, event: events.Event) -> None:
+    if handler.client in handler.transports:
+        create_task(handler.server_event(event), name="tell a connection", keep_ref=True)
+
+
+def is_behind(client: Client) -> bool:
+    """Whether a caller has not yet taken what was written to it."""
+    handler = handler_of(client)
+    io = handler.transports.get(client) if handler is not None else None
+    writer = io.writer if io is not None else None
+    return isinstance(writer, StreamWriter) and writer.transport.get_write_buffer_size() > 0
+
+
+def look_after(handler: ConnectionHandler) -> None:
+    """Mends two habits of mitmproxy's connection handler, on this one object.
+
+    - It opens five connections to one address at a time, and lets the sixth call of an HTTP/2 client wait.
+    - A connection is closed by cancelling the task that reads it. Where that task is just waiting for its turn to hand
+      on data, nobody closes the socket: the server goes on writing into it for as long as the caller stays connected.
+    """
+    handler.max_conns = _Unbounded()  # type: ignore[assignment]
+    stock_open, stock_handle = handler.open_connection, handler.handle_connection
+
+    async def sweep(connection: Connection) -> None:
+        left = handler.transports.pop(connection, None)
+        if left is not None and left.writer is not None:
+            left.writer.close()
+            connection.state = ConnectionState.CLOSED
+            await handler.server_event(events.ConnectionClosed(connection))
+
+    async def open_connection(command: commands.OpenConnection) -> None:
+        try:
+            await stock_open(command)
+        finally:
+            await sweep(command.connection)
+
+    async def handle_connection(connection: Connection) -> None:
+        try:
+            await stock_handle(connection)
+        finally:
+            await sweep(connection)
+
+    handler.open_connection = open_connection  # type: ignore[method-assign]
+    handler.handle_connection = handle_connection  # type: ignore[method-assign]
+
+
+class _Place:
+    """A place in a queue that never fills."""
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class _Unbounded(dict[object, _Place]):
+    """How many connections a target bears is the rules' business, not a constant of the proxy's."""
+
+    def __missing__(self, _address: object) -> _Place:
+        return _Place()

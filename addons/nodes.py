@@ -1,0 +1,384 @@
+"""What is known of each target at this moment: its breaker, the calls it has in hand, who waits for it, how fast it is.
+
+A target of the rules is a model on a server. `{model}` in a rule makes as many of them as callers think up, so what
+is idle and forgotten may go: the registry is bounded, and only calls under way hold a node for longer.
+
+Everything here runs in one thread and between two events; nothing waits. The values and their transitions are
+rules/health.py's, the order among equals rules/balance.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakValueDictionary
+
+from cachetools import LRUCache
+from loguru import logger
+
+from rules.balance import Load, order
+from rules.decide import Decision, Rules, Target
+from rules.health import (
+    CLOSED,
+    OF_SERVER,
+    Breaker,
+    Candidate,
+    Policy,
+    abandoned,
+    asked,
+    failed,
+    kinds_in,
+    revived,
+    succeeded,
+    weight_of,
+)
+from rules.prices import expected_cost, price_at
+from wire.errors import Fault
+
+KEY_REST = 60.0
+"""Seconds that a server is left alone after it refused our key or our credit: nobody mends that in a moment."""
+REMEMBERED = 2048
+"""Idle nodes and servers that are kept."""
+_SMOOTHING = 0.3
+"""How much the latest measurement counts in a moving average."""
+_HALF_LIFE = 60.0
+"""Seconds after which a measured slowness is only half believed, so that a slow node gets another chance."""
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Server:
+    """One URL of a provider, with all its models."""
+
+    provider: str
+    url: str
+    breaker: Breaker = CLOSED
+    why: str = ""
+    """The kind of failure that opened the breaker."""
+    said: str = ""
+    """What that failure said."""
+    nodes: WeakValueDictionary[str, Node] = field(default_factory=WeakValueDictionary)
+    """By model."""
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Node:
+    """One model on one server."""
+
+    name: str
+    """As the rules write it: provider/model."""
+    model: str
+    server: Server
+    breaker: Breaker = CLOSED
+    said: str = ""
+    """What the failure that opened the breaker said."""
+    in_flight: int = 0
+    queue: dict[Ticket, None] = field(default_factory=dict)
+    """Who waits for a place, in order."""
+    first_token: float | None = None
+    """Moving average of the time to the first content, seconds."""
+    measured: float = 0.0
+    """When."""
+    took: float | None = None
+    """Moving average of a call's whole time, seconds."""
+
+    def allows(self, now: float) -> bool:
+        # Asked for every call; almost always both are closed.
+        return (self.breaker.until is None or self.breaker.allows(now)) and (
+            self.server.breaker.until is None or self.server.breaker.allows(now)
+        )
+
+    def state(self, now: float) -> str:
+        """`closed`, `open` or `half_open`: the worse one of its own breaker and its server's."""
+        states = {self.breaker.state(now), self.server.breaker.state(now)}
+        return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
+
+    def reason(self, now: float) -> str:
+        """What the failure said because of which it is not asked now."""
+        return self.said if self.breaker.state(now) != "closed" else self.server.said
+
+    def rests_until(self, now: float) -> float:
+        """When its breakers let a call pass again, as far as that is known."""
+        return max(breaker.until or now for breaker in (self.breaker, self.server.breaker))
+
+    def begin(self) -> None:
+        """A call begins on it."""
+        self.in_flight += 1
+        if self.breaker.until is not None:
+            self.breaker = asked(self.breaker)
+        if self.server.breaker.until is not None:
+            self.server.breaker = asked(self.server.breaker)
+
+    def leave(self) -> None:
+        """A call has left it: its place goes to the first who waits."""
+        self.in_flight -= 1
+        while self.queue:
+            ticket = next(iter(self.queue))
+            ticket.leave_queues()
+            if ticket.granted is None:
+                ticket.granted = self
+                self.begin()
+                ticket.tell()
+                return
+
+    def expected_wait(self, parallel: int) -> float:
+        """Seconds until a new call would get its place, as far as one can tell."""
+        return (self.took or 1.0) * (len(self.queue) + 1) / parallel
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A call's place in the queues of one or several nodes: the first that has room takes it."""
+
+    nodes: tuple[Node, ...]
+    tell: Callable[[], None]
+    """Called once there is a place, or where it makes no sense to go on waiting."""
+    granted: Node | None = None
+    """The node that has begun the call."""
+    called_off: bool = False
+    """A node that it waited for is not asked any more: decide again."""
+
+    def leave_queues(self) -> None:
+        for node in self.nodes:
+            node.queue.pop(self, None)
+
+    def cancel(self) -> None:
+        """Its caller has left, or does not wait any longer."""
+        self.leave_queues()
+        node, self.granted = self.granted, None
+        if node is not None:
+            node.breaker = abandoned(node.breaker)
+            node.server.breaker = abandoned(node.server.breaker)
+            node.leave()
+
+
+class Nodes:
+    """All nodes that were met. Clock, wall clock and chance are the state's."""
+
+    def __init__(self, rules: Rules, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        breaker = rules.defaults.breaker
+        self._policy = Policy(breaker.failures, breaker.cool_down)
+        self._weights = {kind: weight for name, weight in breaker.weights.items() for kind in kinds_in((name,))}
+        self._nodes: WeakValueDictionary[tuple[str, str, str], Node] = WeakValueDictionary()
+        self._servers: WeakValueDictionary[tuple[str, str], Server] = WeakValueDictionary()
+        self._recent: LRUCache[tuple[str, str, str], Node] = LRUCache(REMEMBERED)
+        self._turns: LRUCache[str, int] = LRUCache(REMEMBERED)
+        self.loaded: Mapping[str, frozenset[str]] = {}
+        """url -> the models that its server has in memory, as model_name() spells them; the inventory's to say."""
+        self.refused: Callable[[str, bool], None] = lambda provider, refused: None
+        """(provider, whether it refuses our key): told when a call finds out."""
+
+    def of(self, target: Target) -> Node:
+        node: Node | None = self._recent.get(target.id)
+        if node is None:
+            node = self._nodes.get(target.id)
+            if node is None:
+                server = self.server(target.provider, target.url)
+                node = self._nodes[target.id] = Node(target.name, target.model, server)
+                server.nodes[target.model] = node
+            self._recent[target.id] = node
+        return node
+
+    def server(self, provider: str, url: str) -> Server:
+        server = self._servers.get((provider, url))
+        if server is None:
+            server = self._servers[provider, url] = Server(provider, url)
+        return server
+
+    # -- who comes first
+
+    def plan(
+        self, rules: Rules, decision: Decision, prompt_chars: int, chance: float, today: float
+    ) -> tuple[Candidate[Target], ...]:
+        """The targets of a decision in the order in which this call will ask them. `today`: Unix time."""
+        return tuple(
+            Candidate(target, number)
+            for number, pool in enumerate(decision.pools)
+            for target in (
+                pool.targets
+                if len(pool.targets) == 1
+                else order(
+                    pool,
+                    self._load,
+                    turn=self._turn(pool.name),
+                    chance=chance,
+                    cost=lambda target: _cost(rules, target, prompt_chars, today),
+                )
+            )
+        )
+
+    def _turn(self, name: str) -> int:
+        turn = self._turns[name] = self._turns.get(name, -1) + 1
+        return int(turn)
+
+    def _load(self, target: Target) -> Load:
+        node = self.of(target)
+        believed = node.first_token
+        if believed is not None:
+            believed *= 0.5 ** ((self._clock() - node.measured) / _HALF_LIFE)
+        return Load(
+            in_flight=node.in_flight,
+            waiting=len(node.queue),
+            loaded=target.known_as in self.loaded.get(target.url, ()),
+            first_token=believed,
+        )
+
+    # -- what became of a call
+
+    def heard(self, node: Node, seconds: float) -> None:
+        """The first content of a call came after so many seconds."""
+        node.first_token = _average(node.first_token, seconds)
+        node.measured = self._clock()
+
+    def went_well(self, node: Node, seconds: float) -> None:
+        """A call ended well; its place is free."""
+        node.took = _average(node.took, seconds)
+        if node.breaker is not CLOSED or node.server.breaker is not CLOSED:
+            self._closes(node)
+        node.leave()
+
+    def _closes(self, node: Node) -> None:
+        if node.state(self._clock()) == "open":
+            return  # of a call from before the opening: it shortens no rest, least of all one that was asked for
+        was_open = node.breaker.until is not None or node.server.breaker.until is not None
+        node.breaker = succeeded(node.breaker, self._policy)
+        if node.breaker.until is None and node.breaker.score == 0:
+            node.breaker = CLOSED
+        if node.server.breaker is not CLOSED:
+            if node.server.why == "key":
+                self.refused(node.server.provider, False)
+            node.server.breaker = CLOSED  # whoever answers can be reached, and takes our key
+        if was_open:
+            logger.info("{}: answers again", self._where(node))
+
+    def went_wrong(self, node: Node, fault: Fault) -> None:
+        """A call failed; its place is free."""
+        now = self._clock()
+        kind = fault.kind
+        if kind is None:
+            node.breaker, node.server.breaker = abandoned(node.breaker), abandoned(node.server.breaker)
+            node.leave()
+            return
+        weight = weight_of(kind, self._weights)
+        rest = KEY_REST if kind == "key" and weight > 0 else fault.retry_after
+        opened = False
+        if kind in OF_SERVER:
+            server = node.server
+            before = server.breaker
+            server.breaker = failed(before, weight, now, self._policy, rest)
+            node.breaker = abandoned(node.breaker)
+            opened = before.until is None and server.breaker.until is not None
+            if server.breaker.until is not None and server.breaker is not before:
+                server.why, server.said = kind, fault.message
+            if kind == "key":
+                self.refused(server.provider, True)
+            ends = [*server.nodes.values()] if opened else []
+        else:
+            before = node.breaker
+            node.breaker = failed(before, weight, now, self._policy, rest)
+            node.server.breaker = abandoned(node.server.breaker)
+            opened = before.until is None and node.breaker.until is not None
+            if node.breaker.until is not None and node.breaker is not before:
+                node.said = fault.message
+            ends = [node] if opened else []
+        if opened:
+            seconds = node.rests_until(now) - now
+            logger.warning("{}: {}; it is not asked for {:.3g} s", self._where(node), fault.message, seconds)
+        for one in ends:  # before the place is free: it must not go to one of them
+            self._send_on(one)
+        node.leave()
+
+    def left(self, node: Node) -> None:
+        """A call ended without saying anything about the target: its caller went away."""
+        node.breaker, node.server.breaker = abandoned(node.breaker), abandoned(node.server.breaker)
+        node.leave()
+
+    @staticmethod
+    def _send_on(node: Node) -> None:
+        """Nobody waits for a target that is not asked any more."""
+        for ticket in [*node.queue]:
+            ticket.called_off = True
+            ticket.leave_queues()
+            ticket.tell()
+
+    # -- what the inventory sees
+
+    def seen_up(self, provider: str, url: str, *, back: bool, accepted: bool) -> None:
+        """A server answered a probe. `back`: it did not at the last one. `accepted`: our key was taken."""
+        server = self._servers.get((provider, url))
+        if server is None:
+            return
+        if server.breaker is not CLOSED and (server.why != "key" or (back and accepted)):
+            if server.breaker.until is not None:
+                logger.info("{} at {}: can be reached again", provider, url)
+            server.breaker = CLOSED
+        if back:
+            now = self._clock()
+            for node in [*server.nodes.values()]:
+                node.breaker = revived(node.breaker, now)
+
+    def waits_for(self, provider: str) -> bool:
+        """True while a server of the provider is not asked because it could not be reached."""
+        return any(
+            server.breaker.until is not None for (name, _), server in [*self._servers.items()] if name == provider
+        )
+
+    # -- what others are told
+
+    def _where(self, node: Node) -> str:
+        return f"{node.name} at {node.server.url}" if node.server.url else node.name
+
+    def not_closed(self) -> dict[str, str]:
+        """target -> state of its breaker, of those that are not closed; the worst one of several servers."""
+        now = self._clock()
+        rank = {"half_open": 0, "open": 1}
+        states: dict[str, str] = {}
+        for node in [*self._nodes.values()]:
+            state = node.state(now)
+            if state != "closed" and rank[state] >= rank.get(states.get(node.name, ""), 0):
+                states[node.name] = state
+        return dict(sorted(states.items()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every node that was met lately, for /gateway/status."""
+        now = self._clock()
+        rows = []
+        for node in sorted(self._nodes.values(), key=lambda node: (node.name, node.server.url)):
+            state = node.state(now)
+            row: dict[str, Any] = {
+                "target": node.name,
+                "url": node.server.url or None,
+                "breaker": state,
+                "in_flight": node.in_flight,
+                "waiting": len(node.queue),
+                "first_token_seconds": None if node.first_token is None else round(node.first_token, 3),
+            }
+            if state != "closed":
+                row["why"] = node.reason(now)
+                row["rests_seconds"] = round(max(0.0, node.rests_until(now) - now), 3)
+            rows.append(row)
+        return rows
+
+
+def wait_in_queue(nodes: Iterable[Node], limit: int, tell: Callable[[], None]) -> Ticket | None:
+    """A place in the queues that are shorter than `limit`; None where there is none."""
+    open_ones = tuple(node for node in nodes if len(node.queue) < limit)
+    if not open_ones:
+        return None
+    ticket = Ticket(open_ones, tell)
+    for node in open_ones:
+        node.queue[ticket] = None
+    return ticket
+
+
+def _average(known: float | None, seconds: float) -> float:
+    return seconds if known is None else known + _SMOOTHING * (seconds - known)
+
+
+def _cost(rules: Rules, target: Target, prompt_chars: int, today: float) -> float | None:
+    price = price_at(rules.file.prices, target.name, datetime.fromtimestamp(today, UTC).date())
+    if price is None:
+        return 0.0 if target.dialect in ("ollama", "sandbox") else None
+    return expected_cost(price, prompt_chars)

@@ -1,0 +1,66 @@
+"""What a caller is told when no target could answer: one error that names each attempt, in plain words.
+
+No internals in it: no address, no key, nothing of an upstream's own words but what wire/errors.py lets through.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from addons.exchange import Exchange
+from wire.errors import (
+    BadRequest,
+    ConnectFailed,
+    Fault,
+    ModelMissing,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    Resting,
+    TimedOut,
+    UpstreamFault,
+)
+
+MOST_TELLING = (RateLimited, Overloaded, TimedOut, ConnectFailed, UpstreamFault)
+"""Whose status the caller gets: the first kind that was met."""
+
+
+def story(exchange: Exchange) -> list[str]:
+    """Each thing that was tried, and what came of it."""
+    faults = [(attempt.target.name, attempt.fault) for attempt in exchange.attempts if attempt.fault is not None]
+    told = Counter(f"{name} {fault.message}" for name, fault in faults)
+    times = {1: "", 2: ", twice"}
+    return [f"{what}{times.get(count, f', {count} times')}" for what, count in told.items()]
+
+
+def no_target_left(exchange: Exchange) -> Fault:
+    """The final fault of a call of which the caller has seen nothing."""
+    kept = [attempt.fault for attempt in exchange.attempts if attempt.fault is not None]
+    if kept and all(isinstance(fault, BadRequest) for fault in kept):
+        return kept[0]
+    words = story(exchange)
+    skipped = exchange.decision.skipped if exchange.decision is not None else ()
+    words += [f"{skip.target} was skipped: {skip.why}" for skip in skipped if not skip.as_meant]
+    if kept and all(isinstance(fault, ModelMissing | BadRequest) for fault in kept):
+        model = exchange.request.model[:200] if exchange.request is not None else ""
+        return ModelNotFound(
+            f"The model `{model}` does not exist or you do not have access to it ({'; '.join(words)}).",
+            param="model",
+        )
+    tried = [fault for fault in kept if not isinstance(fault, Resting)] or kept
+    for kind in MOST_TELLING:
+        telling = [fault for fault in tried if isinstance(fault, kind) and not isinstance(fault, ModelMissing)]
+        if telling:
+            waits = [fault.retry_after for fault in kept if fault.retry_after is not None]
+            return type(telling[0])(
+                f"No target could answer: {'; '.join(words)}.", retry_after=min(waits) if waits else None
+            )
+    return UpstreamFault(f"No target could answer: {'; '.join(words)}.")
+
+
+def broken_off(exchange: Exchange, why: str) -> Fault:
+    """The final fault of a call whose caller has the beginning of an answer. `why` it was not continued."""
+    broke = next(attempt.fault for attempt in exchange.attempts if attempt.first_token and attempt.fault is not None)
+    kind = type(broke) if isinstance(broke, UpstreamFault) else UpstreamFault
+    reason = f" It was not continued: {why}." if why else ""
+    return kind(f"The answer broke off: {'; '.join(story(exchange))}.{reason}")
