@@ -64,6 +64,8 @@ class Attempt:
     started: float
     node: Node | None = None
     """Where it holds a place; None once it has given it back, or never had one."""
+    probes: bool = False
+    """It is the one call that a half-open breaker lets through."""
     sent: bool = False
     """Its request went out. Not so where the target could not be told the request, was full, or is resting."""
     continues: bool = False

@@ -113,7 +113,7 @@ def decide_next(flow: HTTPFlow, exchange: Exchange, state: State) -> None:
         step = None
         if now < exchange.ends:
             step = next_step(
-                exchange.plan, now, exchange.ends, retry, lambda target: state.nodes.of(target).allows(now)
+                exchange.plan, now, exchange.ends, retry, lambda target: state.nodes.of(target).free_at(now)
             )
         match step:
             case Ask(place):
@@ -138,8 +138,9 @@ def _ends_queue(exchange: Exchange, pause: Pause, state: State) -> bool:
     assert ticket is not None
     if ticket.granted is not None:
         node, ticket.granted = ticket.granted, None
+        probes = ticket.probes
         place = next(n for n, one in enumerate(exchange.plan) if state.nodes.of(one.target) is node)
-        return _prepare(exchange, place, node, state, begun=True)
+        return _prepare(exchange, place, node, state, begun=(probes,))
     ticket.leave_queues()
     if not ticket.called_off:
         waited_for = set(map(id, ticket.nodes))
@@ -175,9 +176,9 @@ def _ask(flow: HTTPFlow, exchange: Exchange, place: int, state: State) -> bool:
     return True
 
 
-def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, begun: bool = False) -> bool:
+def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, begun: tuple[bool] | None = None) -> bool:
     """Makes the call ready; False where the target's dialect cannot say it: another one may. `begun`: the node has
-    counted the call already."""
+    counted the call already, and this is what begin() gave."""
     target = exchange.plan[place].target
     assert exchange.request is not None
     try:
@@ -185,12 +186,11 @@ def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, begun:
     except BadRequest as fault:
         exchange.attempts.append(Attempt(target, state.clock(), fault=fault))
         exchange.plan = _out(exchange.plan, place)
-        if begun:
-            state.nodes.left(node)
+        if begun is not None:
+            state.nodes.left(node, *begun)
         return False
-    if not begun:
-        node.begin()
-    exchange.attempts.append(Attempt(target, state.clock(), node=node))
+    probes = node.begin() if begun is None else begun[0]
+    exchange.attempts.append(Attempt(target, state.clock(), node=node, probes=probes))
     exchange.place = place
     return True
 

@@ -9,6 +9,7 @@ arrived in one read becomes one event, which is what lets a burst of tokens cost
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def fault_response(fault: Fault, request_id: str, extra: dict[str, str] | None =
     """OpenAI's error object as a response."""
     headers = {"content-type": "application/json", "x-request-id": request_id} | (extra or {})
     if fault.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(fault.retry_after)))
+        headers["retry-after"] = str(max(1, math.ceil(fault.retry_after)))
     return http.Response.make(fault.status, fault_body(fault), headers)
 
 

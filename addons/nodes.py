@@ -41,6 +41,8 @@ KEY_REST = 60.0
 """Seconds that a server is left alone after it refused our key or our credit: nobody mends that in a moment."""
 REMEMBERED = 2048
 """Idle nodes and servers that are kept."""
+WHILE_PROBED = 0.1
+"""Seconds between two looks at a breaker whose one call is still under way."""
 _SMOOTHING = 0.3
 """How much the latest measurement counts in a moving average."""
 _HALF_LIFE = 60.0
@@ -102,13 +104,26 @@ class Node:
         """When its breakers let a call pass again, as far as that is known."""
         return max(breaker.until or now for breaker in (self.breaker, self.server.breaker))
 
-    def begin(self) -> None:
-        """A call begins on it."""
+    def free_at(self, now: float) -> float:
+        """When a call may pass; at the latest `now` where one may pass now."""
+        if self.allows(now):
+            return now
+        return max(self.rests_until(now), now + WHILE_PROBED)
+
+    def begin(self) -> bool:
+        """A call begins on it; True where it is the one call that a half-open breaker lets through."""
         self.in_flight += 1
+        probes = False
         if self.breaker.until is not None:
-            self.breaker = asked(self.breaker)
+            self.breaker, probes = asked(self.breaker), True
         if self.server.breaker.until is not None:
-            self.server.breaker = asked(self.server.breaker)
+            self.server.breaker, probes = asked(self.server.breaker), True
+        return probes
+
+    def give_up(self, probes: bool) -> None:
+        """A call ended without saying anything about the target. Only the one that tried frees a half-open breaker."""
+        if probes:
+            self.breaker, self.server.breaker = abandoned(self.breaker), abandoned(self.server.breaker)
 
     def leave(self) -> None:
         """A call has left it: its place goes to the first who waits."""
@@ -118,7 +133,7 @@ class Node:
             ticket.leave_queues()
             if ticket.granted is None:
                 ticket.granted = self
-                self.begin()
+                ticket.probes = self.begin()
                 ticket.tell()
                 return
 
@@ -136,6 +151,8 @@ class Ticket:
     """Called once there is a place, or where it makes no sense to go on waiting."""
     granted: Node | None = None
     """The node that has begun the call."""
+    probes: bool = False
+    """What begin() gave."""
     called_off: bool = False
     """A node that it waited for is not asked any more: decide again."""
 
@@ -148,8 +165,7 @@ class Ticket:
         self.leave_queues()
         node, self.granted = self.granted, None
         if node is not None:
-            node.breaker = abandoned(node.breaker)
-            node.server.breaker = abandoned(node.server.breaker)
+            node.give_up(self.probes)
             node.leave()
 
 
@@ -253,22 +269,21 @@ class Nodes:
         if was_open:
             logger.info("{}: answers again", self._where(node))
 
-    def went_wrong(self, node: Node, fault: Fault) -> None:
+    def went_wrong(self, node: Node, fault: Fault, probes: bool) -> None:
         """A call failed; its place is free."""
         now = self._clock()
         kind = fault.kind
-        if kind is None:
-            node.breaker, node.server.breaker = abandoned(node.breaker), abandoned(node.server.breaker)
-            node.leave()
-            return
-        weight = weight_of(kind, self._weights)
+        weight = weight_of(kind, self._weights) if kind is not None else 0.0
         rest = KEY_REST if kind == "key" and weight > 0 else fault.retry_after
+        if kind is None or (weight <= 0 and not rest):
+            self.left(node, probes)
+            return
         opened = False
         if kind in OF_SERVER:
             server = node.server
             before = server.breaker
             server.breaker = failed(before, weight, now, self._policy, rest)
-            node.breaker = abandoned(node.breaker)
+            node.breaker = abandoned(node.breaker) if probes else node.breaker
             opened = before.until is None and server.breaker.until is not None
             if server.breaker.until is not None and server.breaker is not before:
                 server.why, server.said = kind, fault.message
@@ -278,7 +293,7 @@ class Nodes:
         else:
             before = node.breaker
             node.breaker = failed(before, weight, now, self._policy, rest)
-            node.server.breaker = abandoned(node.server.breaker)
+            node.server.breaker = abandoned(node.server.breaker) if probes else node.server.breaker
             opened = before.until is None and node.breaker.until is not None
             if node.breaker.until is not None and node.breaker is not before:
                 node.said = fault.message
@@ -290,9 +305,9 @@ class Nodes:
             self._send_on(one)
         node.leave()
 
-    def left(self, node: Node) -> None:
+    def left(self, node: Node, probes: bool) -> None:
         """A call ended without saying anything about the target: its caller went away."""
-        node.breaker, node.server.breaker = abandoned(node.breaker), abandoned(node.server.breaker)
+        node.give_up(probes)
         node.leave()
 
     @staticmethod

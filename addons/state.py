@@ -126,7 +126,7 @@ class State:
         attempt.fault = fault
         node, attempt.node = attempt.node, None
         if node is not None:
-            self.nodes.went_wrong(node, fault)
+            self.nodes.went_wrong(node, fault, attempt.probes)
 
     def let_go(self, exchange: Exchange) -> None:
         """The call is over, however it ended: it holds no place and stands in no queue any more."""
@@ -134,4 +134,4 @@ class State:
         attempt = exchange.serving
         if attempt is not None and attempt.node is not None:
             node, attempt.node = attempt.node, None
-            self.nodes.left(node)
+            self.nodes.left(node, attempt.probes)

@@ -52,6 +52,10 @@ def is_among(kind: str, kinds: frozenset[str] | Mapping[str, float]) -> bool:
 # -- breakers
 
 
+LONGEST_REST = 3600.0
+"""Seconds that a server gets at the most when it names its rest itself: a year would never end."""
+
+
 class Policy(NamedTuple):
     """When a breaker opens and for how long."""
 
@@ -104,7 +108,7 @@ def failed(breaker: Breaker, weight: float, now: float, policy: Policy, rest: fl
     A failure of weight 0 says nothing about the target; a half-open breaker then waits for another call to decide.
     """
     if rest is not None and rest > 0:
-        until = max(now + rest, breaker.until or 0.0)
+        until = max(now + min(rest, LONGEST_REST), breaker.until or 0.0)
         return Breaker(score=max(breaker.score, policy.failures - 1), until=until)
     if weight <= 0:
         return abandoned(breaker)
@@ -208,6 +212,8 @@ class Candidate[T]:
     tries: int = 0
     ready: float = 0.0
     """When it may be asked (again)."""
+    told: bool = False
+    """It named the time itself, in this call: it is worth waiting for, whoever else tries it then."""
     out: bool = False
     """Not to be asked in this call any more."""
 
@@ -246,7 +252,8 @@ def after[T](
     rest = failure.retry_after
     if rest is None:
         rest = min(retry.backoff * 2 ** (tries - 1), LONGEST_BACKOFF) * (0.5 + chance / 2)
-    changed = replace(one, tries=tries, ready=now + rest, out=one.out or final)
+    told = failure.retry_after is not None
+    changed = replace(one, tries=tries, ready=now + rest, told=told, out=one.out or final)
     return (*plan[:place], changed, *plan[place + 1 :])
 
 
@@ -254,22 +261,27 @@ _WORTH_WAITING = frozenset({"status_408", "status_425", "status_429"})
 
 
 def next_step[T](
-    plan: tuple[Candidate[T], ...], now: float, ends: float, retry: Retry, allowed: Callable[[T], bool]
+    plan: tuple[Candidate[T], ...], now: float, ends: float, retry: Retry, free_at: Callable[[T], float]
 ) -> Ask | Wait | None:
     """What comes next: the first in order that is ready, or the time until one is, or None: nothing is left.
 
     A target that rests is only waited for where no other one is ready, and only within the call's own time and
-    `retry.wait`. `allowed` says whether a target's breaker lets a call pass now; one that does not is passed over.
+    `retry.wait`. `free_at` says when a target's breaker lets a call pass, at the latest `now` where it does so now. One
+    that does not is passed over, unless it has told this very call to come again.
     """
     soonest: float | None = None
     for place, one in enumerate(plan):
         if one.out:
             continue
-        if one.ready <= now:
-            if allowed(one.target):
+        at = one.ready
+        if at <= now:
+            at = free_at(one.target)
+            if at <= now:
                 return Ask(place)
-        elif soonest is None or one.ready < soonest:
-            soonest = one.ready
+            if not one.told:
+                continue
+        if soonest is None or at < soonest:
+            soonest = at
     if soonest is None or soonest >= ends or soonest > now + retry.wait:
         return None
     return Wait(soonest)

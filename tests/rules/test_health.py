@@ -106,6 +106,10 @@ def test_a_server_that_names_its_rest_gets_it_at_once() -> None:
     assert failed(CLOSED, 1, 100, POLICY, rest=0).state(100) == "closed"
 
 
+def test_no_server_can_close_itself_for_a_year() -> None:
+    assert failed(CLOSED, 1, 100, POLICY, rest=31_536_000).state(100 + 3600) == "half_open"
+
+
 def test_a_server_that_was_seen_again_is_tried_at_once() -> None:
     breaker = revived(opened(), 101)
     assert breaker.state(101) == "half_open"
@@ -183,8 +187,8 @@ def plan(*names: str) -> tuple[Candidate[str], ...]:
     return tuple(Candidate(name) for name in names)
 
 
-def every(_target: str) -> bool:
-    return True
+def every(_target: str) -> float:
+    return 0.0
 
 
 RETRY = Retry(attempts=2, backoff=1.0, wait=30.0)
@@ -250,8 +254,16 @@ def test_nobody_waits_beyond_the_time_of_the_call_or_for_longer_than_the_rules_s
 
 
 def test_a_target_whose_breaker_is_open_is_passed_over() -> None:
-    assert next_step(plan("a", "b"), 0, 10, RETRY, lambda target: target == "b") == Ask(1)
-    assert next_step(plan("a"), 0, 10, RETRY, lambda _: False) is None
+    assert next_step(plan("a", "b"), 0, 10, RETRY, lambda target: 0 if target == "b" else 5) == Ask(1)
+    assert next_step(plan("a"), 0, 10, RETRY, lambda _: 5) is None
+
+
+def test_a_target_that_told_this_call_to_come_again_is_waited_for_though_others_try_it_first() -> None:
+    left = after(plan("a"), 0, Failure("status_429", 7), 100, RETRY, 0.5)
+    assert next_step(left, 107, 1000, RETRY, lambda _: 108.5) == Wait(108.5)
+    assert next_step(left, 107, 1000, RETRY, lambda _: 150) is None, "not for longer than the rules say"
+    unasked = after(plan("a"), 0, Failure("status_500"), 100, RETRY, 0.5)
+    assert next_step(unasked, 107, 1000, RETRY, lambda _: 108.5) is None
 
 
 def test_the_callers_own_fault_ends_the_call() -> None:
