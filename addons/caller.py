@@ -20,6 +20,7 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpStream, SendHttp, validate_request
+from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
@@ -54,6 +55,8 @@ TIME_TO_SEND_ON = 30.0
 """Seconds in which a caller who has its answer already may go on sending its request."""
 TIME_TO_HEAR = 5.0
 """Seconds that a caller who was too slow has for taking note of it."""
+WHILE_CONNECTING = 0.5
+"""Seconds between two looks at a stream that waits for a connection: its caller may have left meanwhile."""
 WHILE_PAUSED = 0.05
 """Seconds between two looks at a stream that waits for a hook."""
 SHOWN_EVERY = 1.0
@@ -67,6 +70,11 @@ class AnswerGrowsHook(commands.StartHook):
 
     flow: http.HTTPFlow
     blocking = False
+
+
+@dataclass
+class LastCall(HttpEvent):
+    """The gateway is about to end."""
 
 
 class Switchboard(Protocol):
@@ -128,7 +136,7 @@ class CallerStream(HttpStream):
     def wake(self) -> float:
         """When the clock should be looked at next."""
         if self.connecting is not None:
-            return self.deadline
+            return min(self.deadline, self.state.clock() + WHILE_CONNECTING)
         wake = min(self.deadline, self._ends, self._comment_at, self._show_at)
         return max(wake, self.state.clock() + WHILE_PAUSED) if self.paused else wake
 
@@ -332,9 +340,10 @@ class CallerStream(HttpStream):
         """The upstream's end of message may come after the answer's: nothing waits for it."""
         yield from ()
 
-    def _client_gone(self) -> bool:
-        """True where the caller left while we were waiting for something: its leaving is the next event."""
-        return any(isinstance(event, RequestProtocolError) for event in self._paused_event_queue)
+    @property
+    def is_doomed(self) -> bool:
+        """True where what ends the call came while we were waiting for something: it is the next event."""
+        return any(isinstance(event, RequestProtocolError | LastCall) for event in self._paused_event_queue)
 
     # -- time
 

@@ -29,6 +29,8 @@ REMOTE_INTERVAL = 60.0
 KEY_REFUSED = (401, 402, 403)
 PATIENCE = 3.0
 """Seconds for an answer, from its first byte to its last; a list of models takes milliseconds."""
+STEP = 2.0
+"""Seconds for each step of a look, connecting included; shorter than PATIENCE, so that httpx ends it and cleans up."""
 FIRST_LOOK = 1.0
 """Seconds that a start waits for the local servers to say what they have."""
 
@@ -74,6 +76,7 @@ class Inventory:
         self._nodes: dict[str, dict[str, frozenset[str] | None]] = {}
         """provider -> url -> models, as model_name() spells them."""
         state.names, state.seen = self._names, Sight(self._models, self._reached, self._nodes)
+        self._stopping = False
         self._client: httpx.AsyncClient | None = None
         self._status: dict[str, int] = {}
         """URL of a list of models -> how it was answered last; missing where it was not."""
@@ -90,7 +93,7 @@ class Inventory:
         # Cookies are kept per host, whatever the port: one server's would go to the next one on the same machine.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self._client = httpx.AsyncClient(
-            timeout=PATIENCE, trust_env=False, verify=self._tls or False, cookies=no_cookies
+            timeout=STEP, trust_env=False, verify=self._tls or False, cookies=no_cookies
         )
         self.state.report_down = self.nudge
         looks: list[asyncio.Event] = []
@@ -110,6 +113,13 @@ class Inventory:
             pass
 
     async def stop(self) -> None:
+        # A look that is cancelled in the middle of a TLS handshake leaves its connection open for ever (httpcore 1.0),
+        # and the event loop then never closes. So looks end by themselves, which does not take long.
+        self._stopping = True
+        for nudge in self._nudges.values():
+            nudge.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=PATIENCE)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -128,12 +138,14 @@ class Inventory:
         nudge = self._nudges[name]
         await self._ask(name, provider)
         looked.set()
-        while True:
+        while not self._stopping:
             # A server whose breaker is open is looked at often: it comes back without a caller paying for it.
             often = provider.dialect == "ollama" or self.state.nodes.waits_for(name)
             interval = refresh if often else REMOTE_INTERVAL
             try:
                 await asyncio.wait_for(nudge.wait(), interval)
+                if self._stopping:
+                    return
                 nudge.clear()
                 # A server that refuses calls is asked often, but not in a busy loop.
                 await asyncio.sleep(min(0.2, interval))

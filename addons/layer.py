@@ -35,9 +35,10 @@ from mitmproxy.proxy.layers.http import (
     RegisterHttpConnection,
 )
 
+from addons.caller import LastCall
 from addons.http1 import CallerHttp1, UpstreamConnection
 from addons.state import State, new_request_id
-from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, LastCall, Tick
+from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, Tick
 
 LONGEST_SLEEP = 5.0
 """Seconds between two wake-ups at the most: one that was asked for stays in memory until it comes."""
@@ -102,6 +103,8 @@ class GatewayLayer(HttpLayer):
                 for stream in [*self.streams.values()]:
                     if isinstance(stream, GatewayStream):
                         yield from self.event_to_child(stream, LastCall(stream.stream_id))
+                        if stream.connecting is not None:
+                            yield from self._give_up_opening(stream.connecting)
             case events.ConnectionEvent() if event.connection not in self.connections:
                 pass  # the last words of a connection that we have let go
             case events.CommandCompleted() if event.command not in self.command_sources:
@@ -122,7 +125,7 @@ class GatewayLayer(HttpLayer):
         for stream in [*self.streams.values()]:
             assert isinstance(stream, GatewayStream)
             if stream.connecting is not None:
-                if now >= stream.deadline:
+                if now >= stream.deadline or stream.is_doomed:
                     yield from self._give_up_opening(stream.connecting)
             elif not stream.paused:
                 yield from self.event_to_child(stream, Tick(stream.stream_id))
@@ -180,7 +183,8 @@ class GatewayLayer(HttpLayer):
     def _give_up_opening(self, command: GetHttpConnection) -> CommandGenerator[None]:
         """The other side did not take the connection in time."""
         for connection, waiting in [*self.waiting_for_establishment.items()]:
-            if command in waiting:
+            # Two calls to one address wait with commands that are equal.
+            if any(one is command for one in waiting):
                 del self.waiting_for_establishment[connection]
                 yield from self.retire(connection)
                 yield from self._complete(command, connection, OPENING_TOOK_TOO_LONG)

@@ -30,7 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 
-from addons.caller import CallerStream, Switchboard
+from addons.caller import CallerStream, LastCall, Switchboard
 from addons.exchange import Exchange, UpstreamCall
 from addons.http1 import CallData, fault_response
 from addons.state import State, new_call_id
@@ -82,11 +82,6 @@ class NextAttemptHook(commands.StartHook):
 @dataclass
 class Tick(HttpEvent):
     """The clock was looked at."""
-
-
-@dataclass
-class LastCall(HttpEvent):
-    """The gateway is about to end."""
 
 
 class GatewayStream(CallerStream):
@@ -168,7 +163,7 @@ class GatewayStream(CallerStream):
                 return
             if self.state.clock() >= self._comment_at:
                 yield from self._say_waiting(exchange)
-                if self._client_gone():
+                if self.is_doomed:
                     return
             fault = yield from self._attempt(exchange, call)
             if fault is None or not (yield from self._note_failure(exchange, fault)):
@@ -192,7 +187,7 @@ class GatewayStream(CallerStream):
 
     def _is_wanted(self) -> CommandGenerator[bool]:
         """False where the caller left, or the call was killed by hand, while a hook was running."""
-        return not (self._client_gone() or (yield from self.check_killed(True)))
+        return not (self.is_doomed or (yield from self.check_killed(True)))
 
     def _attempt(self, exchange: Exchange, call: UpstreamCall) -> CommandGenerator[Fault | None]:
         """Connects and sends; returns what went wrong with that, or None. The reply comes as events."""
@@ -211,7 +206,7 @@ class GatewayStream(CallerStream):
         self._set_deadline(min(now + timeouts.connect, self._ends), "")
         connection, err = yield self.connecting
         self.connecting = None
-        if self._client_gone():
+        if self.is_doomed:
             return None
         if err == OPENING_TOOK_TOO_LONG:
             if self.state.clock() >= self._ends:
