@@ -110,6 +110,8 @@ class Exchange:
     """Which of them was asked last."""
     upstream: UpstreamCall | None = None
     """What the layer sends next. None: there is nothing to send, and nothing is sent."""
+    rest_until: float | None = None
+    """Until when it waits for targets that rest because of other calls; None while there was no need."""
     pause: Pause | None = None
     """Why there is nothing to send just now, though something will be."""
     begun: bool = False

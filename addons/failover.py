@@ -112,9 +112,12 @@ def decide_next(flow: HTTPFlow, exchange: Exchange, state: State) -> None:
     while True:
         step = None
         if now < exchange.ends:
-            step = next_step(
-                exchange.plan, now, exchange.ends, retry, lambda target: state.nodes.of(target).free_at(now)
-            )
+            step = next_step(exchange.plan, now, exchange.ends, retry, partial(_free_at, state, now))
+            if step is None:  # every target that is left rests
+                exchange.rest_until = exchange.rest_until or now + exchange.rules.defaults.breaker.wait
+                step = next_step(
+                    exchange.plan, now, exchange.ends, retry, partial(_free_at, state, now), exchange.rest_until
+                )
         match step:
             case Ask(place):
                 if place:
@@ -130,6 +133,10 @@ def decide_next(flow: HTTPFlow, exchange: Exchange, state: State) -> None:
                     broken_off(exchange, "no other target could go on") if exchange.begun else no_target_left(exchange)
                 )
                 return
+
+
+def _free_at(state: State, now: float, target: Target) -> float:
+    return state.nodes.of(target).free_at(now)
 
 
 def _ends_queue(exchange: Exchange, pause: Pause, state: State) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -27,10 +29,13 @@ from wire.dialects import DIALECTS, Facets
 REMOTE_INTERVAL = 60.0
 """Seconds between two looks at a server that is not asked for models."""
 KEY_REFUSED = (401, 402, 403)
+LOOKS_AT_ONCE = 4
+MAX_LIST = 16 * 1024 * 1024
+"""Bytes of a list of models."""
 PATIENCE = 3.0
 """Seconds for an answer, from its first byte to its last; a list of models takes milliseconds."""
 STEP = 2.0
-"""Seconds for each step of a look, connecting included; shorter than PATIENCE, so that httpx ends it and cleans up."""
+"""Seconds for each step of a look, connecting included."""
 FIRST_LOOK = 1.0
 """Seconds that a start waits for the local servers to say what they have."""
 
@@ -77,7 +82,8 @@ class Inventory:
         """provider -> url -> models, as model_name() spells them."""
         state.names, state.seen = self._names, Sight(self._models, self._reached, self._nodes)
         self._stopping = False
-        self._client: httpx.AsyncClient | None = None
+        self._client: httpx.Client | None = None
+        self._threads = ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="inventory")
         self._status: dict[str, int] = {}
         """URL of a list of models -> how it was answered last; missing where it was not."""
         self._away: set[str] = set()
@@ -92,9 +98,7 @@ class Inventory:
         # Environment proxies are not for servers that the rules file names.
         # Cookies are kept per host, whatever the port: one server's would go to the next one on the same machine.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._client = httpx.AsyncClient(
-            timeout=STEP, trust_env=False, verify=self._tls or False, cookies=no_cookies
-        )
+        self._client = httpx.Client(timeout=STEP, trust_env=False, verify=self._tls or False, cookies=no_cookies)
         self.state.report_down = self.nudge
         looks: list[asyncio.Event] = []
         for name, provider in self.state.rules.file.providers.items():
@@ -113,19 +117,20 @@ class Inventory:
             pass
 
     async def stop(self) -> None:
-        # A look that is cancelled in the middle of a TLS handshake leaves its connection open for ever (httpcore 1.0),
-        # and the event loop then never closes. So looks end by themselves, which does not take long.
+        # A thread cannot be cancelled: looks end by themselves, which does not take long.
         self._stopping = True
+        late: set[asyncio.Task[None]] = set()
         for nudge in self._nudges.values():
             nudge.set()
         if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=PATIENCE)
+            _, late = await asyncio.wait(self._tasks.values(), timeout=PATIENCE)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
         if self._client is not None:
-            await self._client.aclose()
+            self._client.close()
+        self._threads.shutdown(wait=not late)
 
     def nudge(self, provider: str) -> None:
         """A call found a server away or a model missing: look now, not at the next turn."""
@@ -226,12 +231,28 @@ class Inventory:
         assert self._client is not None
         try:
             self._status.pop(url, None)
-            async with asyncio.timeout(PATIENCE):  # httpx counts each read anew
-                response = await self._client.get(url, headers=headers)
-            self._status[url] = response.status_code
-            return orjson.loads(response.content) if response.status_code == 200 else None
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError):
+            loop = asyncio.get_running_loop()
+            status, body = await loop.run_in_executor(self._threads, _fetch, self._client, url, headers)
+            self._status[url] = status
+            return orjson.loads(body) if status == 200 else None
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
             return None
+
+
+def _fetch(client: httpx.Client, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    """(status, body) of a GET; raises httpx.HTTPError. Runs in a thread.
+
+    httpx's asynchronous client would leave a connection open for ever whose TLS handshake is not answered (httpcore
+    1.0: a time limit ends it as a cancellation, which it does not clean up after); this one closes it.
+    """
+    until = time.monotonic() + PATIENCE
+    body = b""
+    with client.stream("GET", url, headers=headers) as response:
+        for piece in response.iter_bytes():
+            body += piece
+            if time.monotonic() > until or len(body) > MAX_LIST:  # httpx counts each read anew
+                raise httpx.ReadTimeout("the answer does not end")
+        return response.status_code, body
 
 
 def _names_in(rows: list[Any]) -> frozenset[str]:

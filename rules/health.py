@@ -60,7 +60,7 @@ class Policy(NamedTuple):
     """When a breaker opens and for how long."""
 
     failures: float = 5.0
-    """The score at which it opens; a failure adds its weight, a success takes one away."""
+    """The score at which it opens; a failure adds its weight, a success halves it."""
     cool_down: float = 10.0
     """Seconds from its opening to the one call that may try again."""
 
@@ -95,10 +95,11 @@ def asked(breaker: Breaker) -> Breaker:
 def succeeded(breaker: Breaker, policy: Policy) -> Breaker:
     """A call ended well. A breaker that was open closes, but stays on probation: its next failure opens it again.
 
-    That is what a target that comes and goes costs: one failed call per cool-down, not `failures` of them.
+    That is what a target that comes and goes costs: one failed call per cool-down, not `failures` of them. Yet one
+    that fails every third call is worth asking: a success or two, and it takes several failures again.
     """
     if breaker.until is None:
-        return breaker if breaker.score == 0 else replace(breaker, score=max(0.0, breaker.score - 1))
+        return breaker if breaker.score == 0 else CLOSED if breaker.score < 1 else Breaker(breaker.score / 2)
     return Breaker(score=max(0.0, policy.failures - 1))
 
 
@@ -261,27 +262,30 @@ _WORTH_WAITING = frozenset({"status_408", "status_425", "status_429"})
 
 
 def next_step[T](
-    plan: tuple[Candidate[T], ...], now: float, ends: float, retry: Retry, free_at: Callable[[T], float]
+    plan: tuple[Candidate[T], ...],
+    now: float,
+    ends: float,
+    retry: Retry,
+    free_at: Callable[[T], float],
+    rest_until: float = 0.0,
 ) -> Ask | Wait | None:
     """What comes next: the first in order that is ready, or the time until one is, or None: nothing is left.
 
-    A target that rests is only waited for where no other one is ready, and only within the call's own time and
-    `retry.wait`. `free_at` says when a target's breaker lets a call pass, at the latest `now` where it does so now. One
-    that does not is passed over, unless it has told this very call to come again.
+    `free_at` says when a target's breaker lets a call pass, at the latest `now` where it does so now. A target that is
+    not ready is only waited for where no other one is, and only within the call's own time: one that failed in this
+    very call, or told it to come again, for `retry.wait`; one that rests because of other calls until `rest_until`.
     """
     soonest: float | None = None
     for place, one in enumerate(plan):
         if one.out:
             continue
-        at = one.ready
+        at, limit = one.ready, now + retry.wait
         if at <= now:
             at = free_at(one.target)
             if at <= now:
                 return Ask(place)
             if not one.told:
-                continue
-        if soonest is None or at < soonest:
+                limit = rest_until
+        if at <= limit and (soonest is None or at < soonest):
             soonest = at
-    if soonest is None or soonest >= ends or soonest > now + retry.wait:
-        return None
-    return Wait(soonest)
+    return None if soonest is None or soonest >= ends else Wait(soonest)

@@ -259,9 +259,11 @@ class BreakerPolicy(_Noun):
     """When a target that fails is left alone for a while."""
 
     failures: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
-    """The score that opens the breaker: a failure adds its weight, a success takes one away."""
+    """The score that opens the breaker: a failure adds its weight, a success halves it."""
     cool_down: Seconds = 10.0
     """From there to the one call that may try again."""
+    wait: Seconds = 2.0
+    """How long a call for which every target rests waits until one may be tried again."""
     weights: dict[Kind, Number] = {}
     """By kind of failure, written as in `failover.on`; for those not named health.py has its own."""
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +21,7 @@ import uvloop
 from .client import Unexpected
 from .measures import FULL, MEASURES, QUICK, Bench, Extent
 from .processes import Machine, NotStarted, Target, machine
+from .storm import Door, Flapping, Report, flapping, storm
 from .table import Row, as_json, show
 
 
@@ -84,6 +87,50 @@ class _Run:
             print(f"{name}: {perf_counter() - begun:.0f} s", file=sys.stderr)
 
 
+async def _through_the_storm(measure: Callable[[Door], Awaitable[Report | Flapping]]) -> Report | Flapping:
+    """One measure of storm.py, through a gateway in a process of its own."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="storm-") as folder:
+        async with machine(Path(folder)) as made:
+            made.environment["LOG_FORMAT"] = "json"
+
+            async def door(rules: str) -> tuple[int, Callable[[], str]]:
+                return await _gateway_with(rules, made)
+
+            return await measure(door)
+
+
+async def _gateway_with(rules: str, made: Machine) -> tuple[int, Callable[[], str]]:
+    """A gateway with any rules: its port, and a function that gives its log."""
+    file, log = made.folder / "storm.yaml", made.folder / "storm.log"
+    file.write_text(rules)
+    command = [sys.executable, "-m", "addons.cli", "run", "--rules", str(file), "--host", "127.0.0.1", "--port", "0"]
+    process = await made.spawn(*command, output=log)
+    begun = perf_counter()
+    while perf_counter() - begun < 20 and process.returncode is None:
+        if listens := re.search(r"unigate listens on http://127\.0\.0\.1:([0-9]+)/", log.read_text(errors="replace")):
+            return int(listens[1]), partial(log.read_text, errors="replace")
+        await asyncio.sleep(0.05)
+    raise NotStarted(f"the gateway did not come up\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _tell(measure: Callable[[Door], Awaitable[Report | Flapping]]) -> None:
+    """Run a measure of storm.py and print what came of it; the exit code says whether it was as it should be."""
+    try:
+        report = uvloop.run(_through_the_storm(measure))
+    except NotStarted as error:
+        print(f"failed: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(130) from None
+    print("\n".join(report.lines()))
+    if not report.well:
+        raise typer.Exit(1)
+
+
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A short run of less than 40 seconds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -94,11 +141,26 @@ def bench(
     ] = False,
     only: Annotated[str, typer.Option(help=f"Some of the measures, comma-separated: {', '.join(MEASURES)}.")] = "",
     rounds: Annotated[int, typer.Option(min=0, max=50, help="Rounds per measure; 0: as the run has.")] = 0,
+    in_storm: Annotated[
+        bool, typer.Option("--storm", help="Thousands of calls while all five targets fail at random.")
+    ] = False,
+    with_flapping: Annotated[
+        bool, typer.Option("--flapping", help="A steady load for a minute on a target that comes and goes.")
+    ] = False,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of the storm.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Seed of the storm and of the flapping target.")] = 1,
+    at_a_time: Annotated[int, typer.Option(min=1, help="Calls of the storm that are under way at once.")] = 50,
 ) -> None:
-    """Compare the gateway with a bare mitmdump before the same upstream, in one run.
+    """Compare the gateway with a bare mitmdump before the same upstream, in one run; or send it into a storm.
 
-    Exit code 0: measured; 1: a goal was missed, with --strict; 2: the run itself failed.
+    Exit code 0: measured; 1: a goal was missed, with --strict, or always after a storm; 2: the run itself failed.
     """
+    if in_storm:
+        _tell(lambda door: storm(door, calls=calls, seed=seed, at_a_time=at_a_time))
+    if with_flapping:
+        _tell(lambda door: flapping(door, seed=seed))
+    if in_storm or with_flapping:
+        return
     names = [name.strip() for name in only.split(",") if name.strip()] or list(MEASURES)
     if unknown := [name for name in names if name not in MEASURES]:
         raise typer.BadParameter(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")

@@ -53,11 +53,18 @@ def test_a_breaker_opens_at_the_score_of_its_policy_and_not_before() -> None:
     assert (breaker.state(100), breaker.until, breaker.allows(109.9)) == ("open", 110, False)
 
 
-def test_a_success_takes_back_one_failure() -> None:
+def test_a_success_halves_what_failures_have_added() -> None:
     breaker = failed(failed(CLOSED, 1, 100, POLICY), 1, 100, POLICY)
     breaker = succeeded(breaker, POLICY)
     assert breaker.score == 1
     assert succeeded(succeeded(breaker, POLICY), POLICY) == CLOSED
+
+
+def test_a_target_that_fails_every_third_call_stays_in_use() -> None:
+    breaker = CLOSED
+    for number in range(300):
+        breaker = failed(breaker, 1, 100, POLICY) if number % 3 == 0 else succeeded(breaker, POLICY)
+        assert breaker.state(100) == "closed"
 
 
 def test_after_the_cool_down_one_call_may_try_and_others_may_not() -> None:
@@ -78,7 +85,7 @@ def test_the_call_that_tried_and_went_well_closes_it_on_probation() -> None:
     breaker = succeeded(asked(opened()), POLICY)
     assert breaker.state(111) == "closed"
     assert failed(breaker, 1, 111, POLICY).state(111) == "open"
-    for _ in range(2):
+    for _ in range(3):
         breaker = succeeded(breaker, POLICY)
     assert breaker == CLOSED
 
@@ -262,6 +269,8 @@ def test_a_target_that_told_this_call_to_come_again_is_waited_for_though_others_
     left = after(plan("a"), 0, Failure("status_429", 7), 100, RETRY, 0.5)
     assert next_step(left, 107, 1000, RETRY, lambda _: 108.5) == Wait(108.5)
     assert next_step(left, 107, 1000, RETRY, lambda _: 150) is None, "not for longer than the rules say"
+    assert next_step(plan("a"), 107, 1000, RETRY, lambda _: 108.5, 108.6) == Wait(108.5)
+    assert next_step(plan("a"), 107, 1000, RETRY, lambda _: 108.7, 108.6) is None, "one that rests, not for long"
     unasked = after(plan("a"), 0, Failure("status_500"), 100, RETRY, 0.5)
     assert next_step(unasked, 107, 1000, RETRY, lambda _: 108.5) is None
 

@@ -206,7 +206,7 @@ LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
         ALL + "defaults:\n  failover: {attempt: 1}\n  breaker: {zebra: 1}\n  admission: {size: 1}\n",
         [
             (4, "defaults.failover.attempt", "unknown key (did you mean 'attempts'?)"),
-            (5, "defaults.breaker.zebra", "unknown key; known here: failures, cool_down, weights"),
+            (5, "defaults.breaker.zebra", "unknown key; known here: failures, cool_down, wait, weights"),
             (6, "defaults.admission.size", "unknown key; known here: parallel, queue, wait"),
         ],
     ),
