@@ -30,3 +30,14 @@ async def drain(state: State, seconds: float) -> None:
     until = loop.time() + 0.2
     while state.in_flight() and loop.time() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+async def hang_up(servers: Proxyserver) -> None:
+    """Closes the connections that are still open: mitmproxy leaves that to the end of the process."""
+    for handler in [*servers.connections.values()]:
+        transport = handler.transports.get(handler.client)
+        if transport is not None and transport.handler is not None:
+            transport.handler.cancel("the gateway stops")
+    until = asyncio.get_running_loop().time() + 1
+    while servers.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # mitmproxy's own dict
+        await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 # Under `-s` mitmproxy puts this file's own folder on the path, not the project's.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from addons.drain import drain
+from addons.drain import drain, hang_up
 from addons.failover import Failover
 from addons.guard import Guard
 from addons.inventory import Inventory
@@ -107,6 +107,7 @@ class Life:
 
     async def _end(self) -> None:
         await drain(self.state, self.state.rules.defaults.drain)  # the stock tools end us without a word before
+        await hang_up(ctx.master.addons.get("proxyserver"))
         await self._inventory.stop()
         await self._sandbox.stop()
 

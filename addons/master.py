@@ -31,6 +31,7 @@ from mitmproxy.tools.web.master import WebMaster
 from mitmproxy.utils.asyncio_utils import install_exception_handler, set_eager_task_factory
 
 from addons.drain import drain as drain_calls
+from addons.drain import hang_up
 from addons.gateway import NOWHERE, check_bind, gateway_addons
 from addons.settings import SettingsError
 from addons.state import State
@@ -133,7 +134,7 @@ class ProxyServer:
                 await master.should_exit.wait()
             finally:
                 await servers.servers.update([])
-                await _hang_up(servers)
+                await hang_up(servers)
                 await master.done()
 
     async def _run(self, master: Master) -> None:
@@ -234,17 +235,6 @@ def put_first(master: Master, addons: list[object]) -> None:
     """Before mitmproxy's own: the caller's key must be masked before a viewer sees the flow."""
     for place, addon in enumerate(addons):
         master.addons.chain.insert(place, master.addons.register(addon))
-
-
-async def _hang_up(servers: Proxyserver) -> None:
-    """Closes the connections that are still open: mitmproxy leaves that to the end of the process."""
-    for handler in [*servers.connections.values()]:
-        transport = handler.transports.get(handler.client)
-        if transport is not None and transport.handler is not None:
-            transport.handler.cancel("the gateway stops")
-    until = asyncio.get_running_loop().time() + 1
-    while servers.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # mitmproxy's own dict
-        await asyncio.sleep(0.01)
 
 
 @contextmanager

@@ -244,14 +244,21 @@ class Nodes:
     # -- what became of a call
 
     def heard(self, node: Node, seconds: float) -> None:
-        """The first content of a call came after so many seconds."""
+        """The first content of a call came after so many seconds.
+
+        A half-open breaker closes: whoever speaks is there, and a long answer would keep all others away.
+        """
+        if node.breaker.until is not None or node.server.breaker.until is not None:
+            self._closes(node)
         node.first_token = _average(node.first_token, seconds)
         node.measured = self._clock()
 
-    def went_well(self, node: Node, seconds: float) -> None:
+    def went_well(self, node: Node, seconds: float, probes: bool = False) -> None:
         """A call ended well; its place is free."""
         node.took = _average(node.took, seconds)
-        if node.breaker is not CLOSED or node.server.breaker is not CLOSED:
+        # The call that tried has closed the breaker with its first content; it is not a second success.
+        is_open = node.breaker.until is not None or node.server.breaker.until is not None
+        if is_open or (not probes and node.breaker is not CLOSED):
             self._closes(node)
         node.leave()
 

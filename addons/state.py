@@ -120,7 +120,7 @@ class State:
         attempt = exchange.serving
         if attempt is not None and attempt.node is not None:
             node, attempt.node = attempt.node, None
-            self.nodes.went_well(node, self.clock() - attempt.started)
+            self.nodes.went_well(node, self.clock() - attempt.started, attempt.probes)
 
     def attempt_failed(self, attempt: Attempt, fault: Fault) -> None:
         attempt.fault = fault

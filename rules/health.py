@@ -271,21 +271,29 @@ def next_step[T](
 ) -> Ask | Wait | None:
     """What comes next: the first in order that is ready, or the time until one is, or None: nothing is left.
 
+    One that was asked already comes after those that were not.
+
     `free_at` says when a target's breaker lets a call pass, at the latest `now` where it does so now. A target that is
     not ready is only waited for where no other one is, and only within the call's own time: one that failed in this
     very call, or told it to come again, for `retry.wait`; one that rests because of other calls until `rest_until`.
     """
     soonest: float | None = None
+    again: int | None = None
     for place, one in enumerate(plan):
-        if one.out:
+        if one.out or (again is not None and one.tries >= plan[again].tries):
             continue
         at, limit = one.ready, now + retry.wait
         if at <= now:
             at = free_at(one.target)
             if at <= now:
-                return Ask(place)
+                if not one.tries:
+                    return Ask(place)
+                again = place
+                continue
             if not one.told:
                 limit = rest_until
         if at <= limit and (soonest is None or at < soonest):
             soonest = at
+    if again is not None:
+        return Ask(again)
     return None if soonest is None or soonest >= ends else Wait(soonest)

@@ -186,3 +186,28 @@ def test_a_server_with_a_key_is_asked_with_it() -> None:
         look(text, then)
         # A bare host gets the /v1 that its chat endpoint gets.
         assert {seen.path for seen in deepseek.seen} == {"/models", "/v1/models"}
+
+
+def test_of_several_servers_it_is_known_which_has_which_model_and_what_it_has_in_memory() -> None:
+    async def then(_inventory: Inventory, state: State) -> None:
+        away = "http://127.0.0.1:9"
+        assert state.seen["ollama"].nodes == {one.url: {"a:latest"}, other.url: {"b:latest"}, away: None}
+        assert state.nodes.loaded == {one.url: frozenset(), other.url: frozenset()}
+        other._loaded["b:latest"] = (4096, None)
+        await until(lambda: state.nodes.loaded[other.url] == {"b:latest"})
+        other.stop()
+        await until(lambda: state.seen["ollama"].nodes[other.url] is None)
+        assert state.seen["ollama"].models == frozenset({"a:latest"})
+
+    with OllamaStandIn(["a"]) as one, OllamaStandIn(["b"]) as other:
+        look(rules(one.url, other.url, "http://127.0.0.1:9", refresh="50ms"), then)
+
+
+def test_one_server_alone_is_not_asked_what_it_has_in_memory() -> None:
+    async def then(_inventory: Inventory, state: State) -> None:
+        await until(lambda: len(ollama.seen) >= 3)
+        assert {seen.path for seen in ollama.seen} == {"/api/tags"}
+        assert state.nodes.loaded == {}
+
+    with OllamaStandIn() as ollama:
+        look(rules(ollama.url, refresh="50ms"), then)

@@ -64,7 +64,11 @@ def test_a_call_that_a_reused_connection_broke_off_late_is_not_sent_a_second_tim
     reply = b'{"message":{"content":"Hi"},"done":true,"done_reason":"stop"}\n'
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(reply)
     script: list[raw.Step] = [raw.Expect(), raw.Send(head + reply), raw.Expect(), raw.Wait(0.4), raw.Close()]
-    with RawServer(script) as server, Gateway(quick_rules(ollama=server.url, more=ONCE)) as gateway, gateway.client() as client:
+    with (
+        RawServer(script) as server,
+        Gateway(quick_rules(ollama=server.url, more=ONCE)) as gateway,
+        gateway.client() as client,
+    ):
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
         assert client.post("/v1/chat/completions", json=body).status_code == 502

@@ -135,3 +135,25 @@ def test_health_follows_a_server_that_stops_and_comes_back(gateway: Gateway, oll
         ollama.start()
     gateway.until(lambda: '"ollama":"connected"' in health()[1], "Ollama is back", 3)
     assert "ollama: away" in gateway.log.getvalue()
+
+
+def test_the_status_counts_calls_and_names_every_target_that_was_asked(gateway: Gateway) -> None:
+    with gateway.client() as client:
+        before = client.get("/gateway/status").json()
+        assert gateway.chat(model="qwen2.5:7b").status_code == 200
+        assert gateway.chat(model="remote").status_code == 200
+        after = client.get("/v1/gateway/status").json()
+    assert set(after) == {
+        "running", "host", "port", "uptime_seconds", "active_connections", "total_requests", "targets",
+    }  # fmt: skip
+    assert (after["running"], after["host"], after["port"]) == (True, "127.0.0.1", gateway.port)
+    assert after["total_requests"] == before["total_requests"] + 3
+    assert after["uptime_seconds"] >= before["uptime_seconds"] > 0
+    rows = {row["target"]: row for row in after["targets"]}
+    assert {"ollama/qwen2.5:7b", "deepseek/deepseek-v4-pro"} <= set(rows)
+    for name in ("ollama/qwen2.5:7b", "deepseek/deepseek-v4-pro"):
+        row = rows[name]
+        assert set(row) == {"target", "url", "breaker", "in_flight", "waiting", "first_token_seconds"}
+        assert (row["breaker"], row["in_flight"], row["waiting"]) == ("closed", 0, 0)
+        assert row["url"].startswith("http://127.0.0.1:")
+        assert row["first_token_seconds"] >= 0

@@ -217,6 +217,14 @@ def test_targets_are_asked_in_order_and_each_before_any_is_asked_again() -> None
     assert order == ["a", "b", "c", "a", "b", "c"]
 
 
+def test_a_target_that_was_not_asked_yet_comes_before_one_that_may_be_asked_again() -> None:
+    left = after(plan("a", "b", "c"), 0, Failure("reset"), 0, RETRY, 0.5)
+    left = after(left, 1, Failure("idle"), 60, RETRY, 0.5)
+    assert next_step(left, 60, 1000, RETRY, every) == Ask(2)
+    left = after(left, 2, Failure("reset"), 120, RETRY, 0.5)
+    assert next_step(left, 120, 1000, RETRY, every) == Ask(0)
+
+
 @pytest.mark.parametrize("kind", sorted(ONCE))
 def test_a_target_that_would_say_the_same_again_is_asked_once(kind: str) -> None:
     assert after(plan("a"), 0, Failure(kind), 0, RETRY, 0)[0].out
