@@ -211,7 +211,7 @@ class Nodes:
         """The targets of a decision in the order in which this call will ask them. `today`: Unix time."""
         return tuple(
             Candidate(target, number)
-            for number, pool in enumerate(decision.pools)
+            for number, pool in enumerate(decision.pools if not decision.last else decision.pools + decision.last)
             for target in (
                 pool.targets
                 if len(pool.targets) == 1

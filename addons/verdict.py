@@ -40,7 +40,10 @@ def no_target_left(exchange: Exchange) -> Fault:
         return kept[0]
     words = story(exchange)
     skipped = exchange.decision.skipped if exchange.decision is not None else ()
-    words += [f"{skip.target} was skipped: {skip.why}" for skip in skipped if not skip.as_meant]
+    asked = {attempt.target.name for attempt in exchange.attempts}
+    words += [
+        f"{skip.target} was skipped: {skip.why}" for skip in skipped if not skip.as_meant and skip.target not in asked
+    ]
     if kept and all(isinstance(fault, ModelMissing | BadRequest) for fault in kept):
         model = exchange.request.model[:200] if exchange.request is not None else ""
         return ModelNotFound(

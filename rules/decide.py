@@ -3,7 +3,8 @@
 The first rule that holds wins. A name under `models` is decided before the rules: who names it means it.
 
 Skipping: a target whose provider has no key is never asked. One whose server is down, or lacks the model, is skipped
-while there is anything else, and asked after all where there is not: what we know may be a few seconds old. The sandbox
+while there is anything else, and asked after all where there is not: what we know may be a few seconds old. One whose
+server is down is asked as well where everything else has failed. The sandbox
 stands in only where no other target could be asked at all, and never while a server that we have seen is away: it may
 make a first run answer, not take the place of a real model. Where a rule names nothing else, it is meant.
 
@@ -114,6 +115,8 @@ class Decision:
     skipped: tuple[Skipped, ...] = ()
     mid_stream: str = "continue"
     """`continue` or `error`: what becomes of a stream that breaks off after its caller saw text."""
+    last: tuple[Pool, ...] = ()
+    """Skipped because their servers seemed away, and asked where all others have failed."""
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -240,6 +243,7 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
     pools = _pools(rules, facts.model, way)
     ready: list[Target] = []
     later: list[Target] = []
+    away: list[Target] = []
     sandbox: list[Target] = []
     skipped: list[Skipped] = []
     for pool in pools:
@@ -253,6 +257,7 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
                 models = seen.nodes.get(target.url, seen.models)
                 if models is None:
                     later.append(target)
+                    away.append(target)
                     skipped.append(Skipped(target.name, "its server is not reachable"))
                 elif target.known_as not in models:
                     later.append(target)
@@ -261,10 +266,12 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
                     ready.append(target)
             else:
                 ready.append(target)
+    last: tuple[Pool, ...] = ()
     if not ready and sandbox and not (skipped and any(map(_is_away, facts.servers.values()))):
         chosen = sandbox
     elif ready:
         chosen = ready
+        last = _only(pools, away) if away else ()
         skipped += [Skipped(target.name, "stands in only where nothing else can be asked", True) for target in sandbox]
     else:
         chosen = later
@@ -273,7 +280,7 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
         # Of a target with several servers, one may be left out; the target itself is asked.
         asked = {target.name for target in chosen}
         skipped = [skip for skip in skipped if skip.target not in asked]
-    return Decision(way.rule, _only(pools, chosen), tuple(skipped), way.mid_stream)
+    return Decision(way.rule, _only(pools, chosen), tuple(skipped), way.mid_stream, last)
 
 
 _NEVER = Seen()

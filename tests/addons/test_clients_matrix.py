@@ -29,9 +29,9 @@ from tests.standins import CutAfter, Plan, ResetBeforeHeaders, Silence, Status
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
     with world(
-        timeouts="connect: 400ms, first_token: 200ms, idle: 200ms, total: 4s, keep_alive: 10s",
+        timeouts="connect: 400ms, first_token: 400ms, idle: 400ms, total: 4s, keep_alive: 10s",
         failover="attempts: 1, backoff: 10ms",
-        patience="200ms",
+        patience="400ms",
     ) as made:
         made.ollama.reply = made.deepseek.reply = pieces(TEXT)
         yield made

@@ -61,7 +61,7 @@ from tests.standins import (
 )
 from tests.standins.raw import Send, whole
 
-CONNECT, FIRST_TOKEN, IDLE = 0.2, 0.2, 0.25
+CONNECT, FIRST_TOKEN, IDLE = 0.3, 0.4, 0.4
 """The limits in force, in seconds."""
 SLACK = 1.0
 """Seconds that an answer may come later than its limits say."""
@@ -233,7 +233,7 @@ def rules_text(addresses: Mapping[str, Mapping[str, str]], *, timeouts: str, fai
     """Models: `first <provider>` asks it and then the other stand-in, `only <provider>` nobody else."""
     dialects = {
         "ollama": "dialect: ollama, window: 1000",
-        "deepseek": f"dialect: openai, profile: deepseek, key: {UPSTREAM_KEY}, patience: 200ms, window: 2000",
+        "deepseek": f"dialect: openai, profile: deepseek, key: {UPSTREAM_KEY}, patience: 400ms, window: 2000",
     }
     models = {"ollama": OLLAMA.partition("/")[2], "deepseek": DEEPSEEK.partition("/")[2]}
     behind = {"ollama": DEEPSEEK, "deepseek": OLLAMA}

@@ -504,6 +504,16 @@ def test_what_is_remembered_has_bounds() -> None:
         )
 
 
+def test_a_server_that_seemed_away_is_asked_where_all_others_fail() -> None:
+    rules = made([{"name": "all", "use": ["here/m", "far/x"]}])
+    away = decide(rules, Facts("m", servers={"here": AWAY}))
+    assert (names(away), [pool.name for pool in away.last]) == (["far/x"], ["here/m"])
+    lacking = decide(rules, Facts("m", servers={"here": Seen(frozenset({"other:latest"}), reached=True)}))
+    assert (names(lacking), lacking.last) == (["far/x"], ())
+    alone = decide(rules, Facts("m", servers={"here": WITH_M}))
+    assert (names(alone), alone.last) == (["here/m", "far/x"], ())
+
+
 def test_a_skipped_server_is_not_skipped_for_ever() -> None:
     rules = made([{"name": "all", "use": ["here/m", "far/f"]}])
     asked = [names(decide(rules, Facts("m", servers={"here": seen}))) for seen in (WITH_M, AWAY, WITH_M)]

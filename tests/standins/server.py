@@ -633,6 +633,8 @@ class LoopServer(ABC):
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0)
         await server.wait_closed()
+        for _ in range(10):  # what was accepted a moment ago is made, aborted and lost in a few turns
+            await asyncio.sleep(0)
 
     async def _serve(self, connection: Connection) -> None:
         try:
