@@ -443,6 +443,12 @@ def failing_over(caller: Caller) -> Any:
     }
 
 
+def continued(caller: Caller) -> Any:
+    """A stream that breaks after some words is gone on with by another server."""
+    usage = {"include_usage": True}
+    return {way: streamed(caller.chat(way, stream=True, stream_options=usage)) for way in ("mended", "mended-there")}
+
+
 def failing_twice(caller: Caller) -> Any:
     patient = caller.another(max_retries=2)
     raw = patient.chat.completions.with_raw_response.create(model="shaky", messages=user("hello there"))
@@ -553,7 +559,7 @@ ON_EACH = (
 )
 ON_ONE: tuple[Scenario, ...] = (
     *(models, wrong_key, no_key, unknown_model, unknown_url, bad_requests, rate_limited, all_fail),
-    *(failing_over, failing_twice, no_route, request_ids, paced, left_early, a_hundred, asynchronous),
+    *(failing_over, continued, failing_twice, no_route, request_ids, paced, left_early, a_hundred, asynchronous),
 )
 SCENARIOS: dict[str, Scenario] = {
     "version": lambda _caller: openai.__version__,

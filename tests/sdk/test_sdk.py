@@ -42,6 +42,8 @@ models:
   cut-remote: {{targets: cut-remote/deepseek-flash}}
   busy:       {{targets: [busy-local/a, busy-remote/deepseek-flash]}}
   broken:     {{targets: [sick-local/a, sick-remote/deepseek-flash]}}
+  mended:     {{targets: [cut-local/a, deepseek/deepseek-flash]}}
+  mended-there: {{targets: [cut-remote/deepseek-flash, "ollama/qwen2.5:7b"]}}
   spare:      {{targets: [sick-local/a, deepseek/deepseek-flash]}}
   shaky:      {{targets: shaky/a}}
   slow:       {{targets: slow/a}}
@@ -514,6 +516,16 @@ def test_a_target_that_fails_is_not_seen_where_another_answers(sdk: Sdk) -> None
     shown = sdk.shown("failing_over")
     assert (shown["text"], shown["target"]) == ("You said: hello there", "deepseek/deepseek-flash")
     assert (shown["streamed"]["text"], shown["streamed"]["roles"]) == ("You said: hello there", ["assistant"])
+
+
+@pytest.mark.parametrize("way", ["mended", "mended-there"])
+def test_a_stream_that_is_gone_on_with_by_another_target_is_one_answer(sdk: Sdk, way: str) -> None:
+    shown = sdk.shown("continued")[way]
+    assert shown["text"] == "You said: hello there"
+    assert (shown["roles"], shown["reasons"]) == (["assistant"], ["stop"])
+    assert len(shown["ids"]) == len(shown["models"]) == 1
+    (usage,) = [one for one in shown["usages"] if one is not None]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def test_a_target_that_fails_twice_is_not_seen_by_who_retries(sdk: Sdk) -> None:
