@@ -13,33 +13,17 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmark.storm import (
+from scripts.benchmark.flapping import COOL_DOWN, SLACK, Flapping, State, flap, flapping_rules, pair, phases
+from scripts.benchmark.storm import Caller, Door, Outcome, Report, put, question, ride
+from scripts.benchmark.verdict import Answer, End, Verdict, judge
+from scripts.benchmark.weather import (
     BERTHS,
-    COOL_DOWN,
     FAULTS,
     MIDWAY,
-    SLACK,
-    Answer,
-    Caller,
-    Door,
-    End,
-    Flapping,
-    Outcome,
     Record,
-    Report,
     Server,
-    State,
-    Verdict,
     expected,
-    flap,
-    flapping_rules,
-    judge,
-    pair,
-    phases,
     pieces_of,
-    put,
-    question,
-    ride,
     rules,
     sky,
     turn,

@@ -19,9 +19,10 @@ import typer
 import uvloop
 
 from .client import Unexpected
+from .flapping import Flapping, flapping
 from .measures import FULL, MEASURES, QUICK, Bench, Extent
 from .processes import Machine, NotStarted, Target, machine
-from .storm import Door, Flapping, Report, flapping, storm
+from .storm import Door, Report, storm
 from .table import Row, as_json, show
 
 
