@@ -66,8 +66,8 @@ class Attempt:
     """Where it holds a place; None once it has given it back, or never had one."""
     probes: bool = False
     """It is the one call that a half-open breaker lets through."""
-    sent: bool = False
-    """Its request went out. Not so where the target could not be told the request, was full, or is resting."""
+    tried: bool = False
+    """It was asked, or could not be reached. Not so where it could not be told the request, was full, or is resting."""
     continues: bool = False
     """It was asked to go on from what the caller has already."""
     first_token: float | None = None

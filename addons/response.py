@@ -51,21 +51,23 @@ def level_of(fault: Fault | None, status: int) -> str:
 
 
 def comment(exchange: Exchange) -> str:
-    """What mitmweb shows beside the flow: rule and target, and what was tried before."""
+    """What mitmweb shows beside the flow: rule and target first, for its column is narrow, then what was tried before."""
     if exchange.decision is None or exchange.decision.rule is None:
         return exchange.fault.message if exchange.fault is not None else ""
-    tried = [
-        f"{attempt.target.name} ({attempt.fault.message})" if attempt.fault is not None else attempt.target.name
-        for attempt in exchange.attempts
+    failed = [
+        f"{attempt.target.name} ({attempt.fault.message})" for attempt in exchange.attempts if attempt.fault is not None
     ]
-    return " → ".join([exchange.decision.rule, *tried])
+    last = exchange.attempts[-1] if exchange.attempts else None
+    answered = last.target.name if last is not None and last.fault is None else "nobody"
+    after = f", after {', '.join(failed)}" if failed else ""
+    return f"{exchange.decision.rule} → {answered}{after}"
 
 
 def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dict[str, object]:
     """The call as plain values: for the log and for the flow's metadata. Times in seconds."""
     usage = exchange.answer.usage if exchange.answer is not None else None
     served = exchange.attempts[-1] if exchange.attempts and exchange.attempts[-1].fault is None else None
-    asked = [attempt for attempt in exchange.attempts if attempt.sent]
+    asked = [attempt for attempt in exchange.attempts if attempt.tried]
     fields: dict[str, object] = {
         "request_id": exchange.request_id,
         "client": exchange.client.name if exchange.client is not None else "-",

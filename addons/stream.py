@@ -193,7 +193,7 @@ class GatewayStream(CallerStream):
         """Connects and sends; returns what went wrong with that, or None. The reply comes as events."""
         timeouts = exchange.rules.defaults.timeouts
         now = self.state.clock()
-        exchange.attempts[-1].started = now
+        exchange.attempts[-1].started, exchange.attempts[-1].tried = now, True
         self._reply, self._rejected, self._joint = None, None, None
         self._rejection, self._rejection_size = [], 0
         self._held, self._speaks = [], False
@@ -218,7 +218,6 @@ class GatewayStream(CallerStream):
             return ConnectFailed("could not be reached")
         self._connection = self.context.server = self.flow.server_conn = connection
         self._reused = self.switchboard.take(connection)
-        exchange.attempts[-1].sent = True
         self._sent_at = self.state.clock()
         self._set_deadline(self._sent_at + timeouts.first_token, "did not begin to answer in time")
         self.server_state = self.state_wait_for_response_headers

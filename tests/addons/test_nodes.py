@@ -66,7 +66,7 @@ class Known:
         """One call, from its beginning to its end."""
         probes = node.begin()
         if fault is None:
-            self.nodes.went_well(node, 1.0)
+            self.nodes.went_well(node, 1.0, probes)
         else:
             self.nodes.went_wrong(node, fault, probes)
 
@@ -279,6 +279,29 @@ def test_whoever_gets_an_answer_says_that_its_server_can_be_reached(known: Known
     known.now += 10
     known.call(other)
     assert (node.state(known.now), other.state(known.now)) == ("closed", "closed")
+
+
+def test_the_first_content_of_the_call_that_tries_lets_the_others_in_again_on_probation(known: Known) -> None:
+    node = known.node()
+    for _ in range(2):
+        known.call(node, CRASH)
+    known.now += 10
+    probes = node.begin()
+    assert (probes, node.allows(known.now)) == (True, False)
+    known.nodes.heard(node, 0.1)
+    assert node.allows(known.now)
+    known.nodes.went_well(node, 1.0, probes)
+    known.call(node, CRASH)
+    assert node.state(known.now) == "open", "one failure is enough now"
+
+
+def test_an_answer_without_content_closes_a_breaker_as_well(known: Known) -> None:
+    node = known.node()
+    for _ in range(2):
+        known.call(node, CRASH)
+    known.now += 10
+    known.call(node)
+    assert (node.state(known.now), node.breaker.probing) == ("closed", False)
 
 
 def test_a_late_success_shortens_no_rest(known: Known) -> None:
