@@ -138,6 +138,8 @@ class CallerStream(HttpStream):
         if self.connecting is not None:
             return min(self.deadline, self.state.clock() + WHILE_CONNECTING)
         wake = min(self.deadline, self._ends, self._comment_at, self._show_at)
+        if self.exchange is not None and self.exchange.pause is not None and self.exchange.pause.over:
+            wake = self.state.clock()  # it was told while it waited for a hook
         return max(wake, self.state.clock() + WHILE_PAUSED) if self.paused else wake
 
     @abstractmethod

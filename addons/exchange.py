@@ -17,7 +17,7 @@ from rules.access import Client
 from rules.decide import Decision, Rules, Target
 from rules.health import Candidate
 from wire.answer import StreamedAnswer, WholeAnswer
-from wire.errors import Fault
+from wire.errors import Busy, Fault, Resting
 from wire.openai import ChatRequest, Json, Reply
 
 
@@ -142,13 +142,20 @@ class Exchange:
         if pause is not None and pause.ticket is not None:
             pause.ticket.cancel()
 
+    def _not_asked(self, decision: Decision) -> list[str]:
+        said = [f"{skip.target}: {skip.why}" for skip in decision.skipped if not skip.as_meant]
+        if len(self.attempts) > 1:
+            passed_over = (attempt for attempt in self.attempts if isinstance(attempt.fault, Resting | Busy))
+            said += [f"{attempt.target.name}: {attempt.fault.message}" for attempt in passed_over if attempt.fault]
+        return said
+
     def headers(self) -> dict[str, str]:
         """What every answer of ours says about its way."""
         said = {"x-request-id": self.request_id}
         decision = self.decision
         if decision is not None and decision.rule is not None:
             said["x-gateway-rule"] = header_value(decision.rule)
-            missed = "; ".join(f"{skip.target}: {skip.why}" for skip in decision.skipped if not skip.as_meant)
+            missed = "; ".join(self._not_asked(decision))
             if missed:
                 said["x-gateway-skipped"] = header_value(missed)
         if self.upstream is not None:

@@ -160,11 +160,13 @@ class Inventory:
 
     async def _ask(self, name: str, provider: Provider) -> None:
         before = self.state.seen.get(name, Seen())
+        first = name not in self._reached
+        keyless = provider.key is not None and not provider.key.get_secret_value().strip()
         models: frozenset[str] | None = None
-        for url in provider.urls:
-            found = await (
-                self._ollama_models(url, provider) if provider.dialect == "ollama" else self._answers(url, provider)
-            )
+        look = self._ollama_models if provider.dialect == "ollama" else self._answers
+        for url, found in zip(
+            provider.urls, await asyncio.gather(*(look(url, provider) for url in provider.urls)), strict=True
+        ):
             self._note_node(name, url, provider, found)
             if found is not None:
                 models = found if models is None else models | found
@@ -180,6 +182,8 @@ class Inventory:
         if refused and name not in self.state.refusing:
             logger.warning("{}: refuses the gateway's key", name)
         (self.state.refusing.add if refused else self.state.refusing.discard)(name)
+        if first and models is None and not refused and provider.dialect != "ollama" and not keyless:
+            logger.info("{}: unreachable", name)  # of the local ones the start itself says it
         if (before.models is None) != (models is None) and self._reached[name]:
             logger.info("{}: {}", name, "connected" if models is not None else "away")
 

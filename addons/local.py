@@ -27,6 +27,8 @@ class Endpoint:
     """None: the call goes to a model."""
     open: bool = False
     """Answered without a key."""
+    to_the_end: bool = False
+    """Answered also while the gateway waits for its last calls to end."""
 
 
 def _json(exchange: Exchange, value: Any, status: int = 200) -> http.Response:
@@ -88,7 +90,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/chat/completions": Endpoint(("POST",), None),
     "/models": Endpoint(("GET", "HEAD"), _models),
     "/models/{id}": Endpoint(("GET", "HEAD"), _model),
-    "/health": Endpoint(("GET", "HEAD"), _health, open=True),
-    "/gateway/status": Endpoint(("GET", "HEAD"), _status),
+    "/health": Endpoint(("GET", "HEAD"), _health, open=True, to_the_end=True),
+    "/gateway/status": Endpoint(("GET", "HEAD"), _status, to_the_end=True),
 }
 """Paths without their /v1."""

@@ -35,14 +35,14 @@ from rules.health import (
     weight_of,
 )
 from rules.prices import expected_cost, price_at
-from wire.errors import Fault
+from wire.errors import CallForbidden, Fault, ModelMissing
 
 KEY_REST = 60.0
 """Seconds that a server is left alone after it refused our key or our credit: nobody mends that in a moment."""
 REMEMBERED = 2048
 """Idle nodes and servers that are kept."""
-WHILE_PROBED = 0.1
-"""Seconds between two looks at a breaker whose one call is still under way."""
+WHILE_PROBED = 0.5
+"""Seconds between two looks at a breaker whose one call is still under way; when it ends, who waits is told."""
 _SMOOTHING = 0.3
 """How much the latest measurement counts in a moving average."""
 _HALF_LIFE = 60.0
@@ -72,18 +72,25 @@ class Node:
     """As the rules write it: provider/model."""
     model: str
     server: Server
+    clock: Callable[[], float]
     breaker: Breaker = CLOSED
     said: str = ""
     """What the failure that opened the breaker said."""
     in_flight: int = 0
     queue: dict[Ticket, None] = field(default_factory=dict)
     """Who waits for a place, in order."""
+    watched: dict[Ticket, None] = field(default_factory=dict)
+    """Who waits for its breaker to let calls pass again."""
     first_token: float | None = None
     """Moving average of the time to the first content, seconds."""
     measured: float = 0.0
     """When."""
     took: float | None = None
     """Moving average of a call's whole time, seconds."""
+
+    @property
+    def is_closed(self) -> bool:
+        return self.breaker.until is None and self.server.breaker.until is None
 
     def allows(self, now: float) -> bool:
         # Asked for every call; almost always both are closed.
@@ -126,8 +133,10 @@ class Node:
             self.breaker, self.server.breaker = abandoned(self.breaker), abandoned(self.server.breaker)
 
     def leave(self) -> None:
-        """A call has left it: its place goes to the first who waits."""
+        """A call has left it: its place goes to the first who waits. Nobody waits for a node that is not asked."""
         self.in_flight -= 1
+        if self.queue and not self.allows(self.clock()):
+            self.send_on()
         while self.queue:
             ticket = next(iter(self.queue))
             ticket.leave_queues()
@@ -136,6 +145,13 @@ class Node:
                 ticket.probes = self.begin()
                 ticket.tell()
                 return
+
+    def send_on(self) -> None:
+        """Lets everybody who waits for it decide again."""
+        for ticket in [*self.queue, *self.watched]:
+            ticket.called_off = True
+            ticket.leave_queues()
+            ticket.tell()
 
     def expected_wait(self, parallel: int) -> float:
         """Seconds until a new call would get its place, as far as one can tell."""
@@ -153,12 +169,15 @@ class Ticket:
     """The node that has begun the call."""
     probes: bool = False
     """What begin() gave."""
+    watches: bool = False
+    """It waits for no place, but for a breaker."""
     called_off: bool = False
     """A node that it waited for is not asked any more: decide again."""
 
     def leave_queues(self) -> None:
         for node in self.nodes:
             node.queue.pop(self, None)
+            node.watched.pop(self, None)
 
     def cancel(self) -> None:
         """Its caller has left, or does not wait any longer."""
@@ -192,7 +211,7 @@ class Nodes:
             node = self._nodes.get(target.id)
             if node is None:
                 server = self.server(target.provider, target.url)
-                node = self._nodes[target.id] = Node(target.name, target.model, server)
+                node = self._nodes[target.id] = Node(target.name, target.model, server, self._clock)
                 server.nodes[target.model] = node
             self._recent[target.id] = node
         return node
@@ -248,8 +267,11 @@ class Nodes:
 
         A half-open breaker closes: whoever speaks is there, and a long answer would keep all others away.
         """
-        if node.breaker.until is not None or node.server.breaker.until is not None:
+        if not node.is_closed:
             self._closes(node)
+        self._measure(node, seconds)
+
+    def _measure(self, node: Node, seconds: float) -> None:
         node.first_token = _average(node.first_token, seconds)
         node.measured = self._clock()
 
@@ -257,15 +279,14 @@ class Nodes:
         """A call ended well; its place is free."""
         node.took = _average(node.took, seconds)
         # The call that tried has closed the breaker with its first content; it is not a second success.
-        is_open = node.breaker.until is not None or node.server.breaker.until is not None
-        if is_open or (not probes and node.breaker is not CLOSED):
+        if not node.is_closed or (not probes and node.breaker is not CLOSED):
             self._closes(node)
         node.leave()
 
     def _closes(self, node: Node) -> None:
         if node.state(self._clock()) == "open":
             return  # of a call from before the opening: it shortens no rest, least of all one that was asked for
-        was_open = node.breaker.until is not None or node.server.breaker.until is not None
+        was_open = not node.is_closed
         node.breaker = succeeded(node.breaker, self._policy)
         if node.breaker.until is None and node.breaker.score == 0:
             node.breaker = CLOSED
@@ -275,18 +296,23 @@ class Nodes:
             node.server.breaker = CLOSED  # whoever answers can be reached, and takes our key
         if was_open:
             logger.info("{}: answers again", self._where(node))
+            self._changed(node, self._clock())
 
-    def went_wrong(self, node: Node, fault: Fault, probes: bool) -> None:
-        """A call failed; its place is free."""
+    def went_wrong(self, node: Node, fault: Fault, probes: bool, waited: float | None = None) -> None:
+        """A call failed; its place is free. `waited`: seconds in which it gave no content."""
         now = self._clock()
         kind = fault.kind
+        if kind == "first_token" and waited is not None:
+            self._measure(node, waited)  # or `fastest` would ask it first for ever, for want of a measurement
         weight = weight_of(kind, self._weights) if kind is not None else 0.0
         rest = KEY_REST if kind == "key" and weight > 0 else fault.retry_after
         if kind is None or (weight <= 0 and not rest):
             self.left(node, probes)
             return
         opened = False
-        if kind in OF_SERVER:
+        # A 403 may be about one model, or even one prompt.
+        of_server = kind in OF_SERVER and not isinstance(fault, CallForbidden)
+        if of_server:
             server = node.server
             before = server.breaker
             server.breaker = failed(before, weight, now, self._policy, rest)
@@ -296,34 +322,32 @@ class Nodes:
                 server.why, server.said = kind, fault.message
             if kind == "key":
                 self.refused(server.provider, True)
-            ends = [*server.nodes.values()] if opened else []
         else:
             before = node.breaker
             node.breaker = failed(before, weight, now, self._policy, rest)
             node.server.breaker = abandoned(node.server.breaker) if probes else node.server.breaker
             opened = before.until is None and node.breaker.until is not None
             if node.breaker.until is not None and node.breaker is not before:
-                node.said = fault.message
-            ends = [node] if opened else []
+                node.said = "has no such model" if isinstance(fault, ModelMissing) else fault.message
         if opened:
             seconds = node.rests_until(now) - now
-            logger.warning("{}: {}; it is not asked for {:.3g} s", self._where(node), fault.message, seconds)
-        for one in ends:  # before the place is free: it must not go to one of them
-            self._send_on(one)
+            where = f"{node.server.provider} at {node.server.url}" if of_server else self._where(node)
+            logger.warning("{}: {}; it is not asked for {:.3g} s", where, fault.message, seconds)
+        self._changed(node, now)  # before the place is free: it must not go to a call that is sent on
         node.leave()
+
+    def _changed(self, node: Node, now: float) -> None:
+        """A breaker may have changed its state: whoever waits for it decides again."""
+        for one in [*node.server.nodes.values()]:
+            if one.watched or (one.queue and not one.allows(now)):
+                one.send_on()
 
     def left(self, node: Node, probes: bool) -> None:
         """A call ended without saying anything about the target: its caller went away."""
         node.give_up(probes)
         node.leave()
-
-    @staticmethod
-    def _send_on(node: Node) -> None:
-        """Nobody waits for a target that is not asked any more."""
-        for ticket in [*node.queue]:
-            ticket.called_off = True
-            ticket.leave_queues()
-            ticket.tell()
+        if probes:
+            self._changed(node, self._clock())
 
     # -- what the inventory sees
 
@@ -340,11 +364,22 @@ class Nodes:
             now = self._clock()
             for node in [*server.nodes.values()]:
                 node.breaker = revived(node.breaker, now)
+        for node in [*server.nodes.values()]:
+            if node.watched:
+                node.send_on()
 
     def waits_for(self, provider: str) -> bool:
         """True while a server of the provider is not asked because it could not be reached."""
         return any(
             server.breaker.until is not None for (name, _), server in [*self._servers.items()] if name == provider
+        )
+
+    def refuses(self, provider: str) -> bool:
+        """True while a server of the provider is not asked because it refused our key."""
+        return any(
+            server.why == "key" and server.breaker.until is not None
+            for (name, _), server in [*self._servers.items()]
+            if name == provider
         )
 
     # -- what others are told
@@ -392,6 +427,14 @@ def wait_in_queue(nodes: Iterable[Node], limit: int, tell: Callable[[], None]) -
     ticket = Ticket(open_ones, tell)
     for node in open_ones:
         node.queue[ticket] = None
+    return ticket
+
+
+def watch(nodes: Iterable[Node], tell: Callable[[], None]) -> Ticket:
+    """To be told when the breaker of one of these nodes may have changed its state."""
+    ticket = Ticket(tuple(nodes), tell, watches=True)
+    for node in ticket.nodes:
+        node.watched[ticket] = None
     return ticket
 
 

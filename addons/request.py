@@ -13,9 +13,9 @@ from mitmproxy.http import HTTPFlow
 from mitmproxy.net.http.url import parse_authority
 
 from addons.exchange import Exchange, readable
-from addons.failover import decide_next
 from addons.http1 import fault_response
 from addons.local import ENDPOINTS, Endpoint
+from addons.plan import decide_next
 from addons.state import State, new_request_id
 from rules.access import Client, bearer, is_local_origin
 from rules.conditions import Facts
@@ -71,9 +71,9 @@ class Request:
             raise BadRequest("A call cannot be replayed through the gateway: its key is gone. Send it again.")
         if flow.client_conn not in state.served:
             raise Fault("This connection is not served by the gateway.")
-        if state.draining:
-            raise ShuttingDown("The gateway is shutting down. Try again in a moment.", retry_after=5)
         endpoint = find_endpoint(flow)
+        if state.draining and not (endpoint is not None and endpoint.to_the_end):
+            raise ShuttingDown("The gateway is shutting down. Try again in a moment.", retry_after=5)
         # One look at all headers: mitmproxy's own way to find one costs as much as reading them all.
         head = {name.lower(): value for name, value in flow.request.headers.fields}
         if not (endpoint is not None and endpoint.open):

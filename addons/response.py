@@ -51,7 +51,7 @@ def level_of(fault: Fault | None, status: int) -> str:
 
 
 def comment(exchange: Exchange) -> str:
-    """What mitmweb shows beside the flow: rule and target first, for its column is narrow, then what was tried before."""
+    """What mitmweb shows beside the flow: rule and target first, its column is narrow, then what was tried before."""
     if exchange.decision is None or exchange.decision.rule is None:
         return exchange.fault.message if exchange.fault is not None else ""
     failed = [

@@ -93,6 +93,8 @@ class State:
         for name, row in real.items():
             if row.key is not None and not row.key.get_secret_value().strip():
                 said[name] = "no key"
+            elif self.nodes.refuses(name):  # a list of models may be given to whom calls are refused
+                said[name] = "key refused"
             elif self.seen.get(name, Seen()).models is not None:
                 said[name] = "connected"
                 connected += 1
@@ -101,6 +103,8 @@ class State:
         away = any(seen.reached and seen.models is None for seen in self.seen.values())
         stands_in = self.sandbox_port is not None and not away
         status = "healthy" if connected == len(real) > 0 else "degraded" if connected or stands_in else "unhealthy"
+        if self.draining:
+            status = "unhealthy"
         models = sorted(name for provider in real for name in self.names.get(provider, ()))
         return {"status": status, **said, "models": models, "breakers": self.nodes.not_closed()}
 
@@ -126,7 +130,7 @@ class State:
         attempt.fault = fault
         node, attempt.node = attempt.node, None
         if node is not None:
-            self.nodes.went_wrong(node, fault, attempt.probes)
+            self.nodes.went_wrong(node, fault, attempt.probes, self.clock() - attempt.started)
 
     def let_go(self, exchange: Exchange) -> None:
         """The call is over, however it ended: it holds no place and stands in no queue any more."""

@@ -433,13 +433,17 @@ class GatewayStream(CallerStream):
     def _shut_down(self) -> CommandGenerator[None]:
         """The gateway's time is over: whoever still waits for an answer is told so."""
         exchange = self.exchange
-        if exchange is None or exchange.ended or (exchange.upstream is None and exchange.pause is None):
+        if exchange is None or exchange.ended or self.flow_is_over or self.server_state == self.state_done:
             return
         yield from self._let_go()
         exchange.fault = ShuttingDown(
             "The gateway was stopped before the answer was complete. Try again.", retry_after=5
         )
-        yield from self._answer_with(exchange.fault)
+        if self.client_state == self.state_done:
+            yield from self._answer_with(exchange.fault)
+            return
+        self.flow.response = fault_response(exchange.fault, exchange.request_id)
+        yield from self._refuse_body()
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> CommandGenerator[None]:
         if self.flow_is_over:

@@ -33,7 +33,12 @@ def story(exchange: Exchange) -> list[str]:
     return [f"{what}{times.get(count, f', {count} times')}" for what, count in told.items()]
 
 
-def no_target_left(exchange: Exchange) -> Fault:
+def last_words(exchange: Exchange, why: str = "") -> Fault:
+    """The final fault. `why` an answer that broke off was not continued."""
+    return _broken_off(exchange, why) if exchange.begun else _no_target_left(exchange)
+
+
+def _no_target_left(exchange: Exchange) -> Fault:
     """The final fault of a call of which the caller has seen nothing."""
     kept = [attempt.fault for attempt in exchange.attempts if attempt.fault is not None]
     if kept and all(isinstance(fault, BadRequest) for fault in kept):
@@ -51,8 +56,8 @@ def no_target_left(exchange: Exchange) -> Fault:
             param="model",
         )
     tried = [fault for fault in kept if not isinstance(fault, Resting)] or kept
-    for kind in MOST_TELLING:
-        telling = [fault for fault in tried if isinstance(fault, kind) and not isinstance(fault, ModelMissing)]
+    for faults, kind in ((faults, kind) for faults in (tried, kept) for kind in MOST_TELLING):
+        telling = [fault for fault in faults if isinstance(fault, kind) and not isinstance(fault, ModelMissing)]
         if telling:
             waits = [fault.retry_after for fault in kept if fault.retry_after is not None]
             return type(telling[0])(
@@ -61,7 +66,7 @@ def no_target_left(exchange: Exchange) -> Fault:
     return UpstreamFault(f"No target could answer: {'; '.join(words)}.")
 
 
-def broken_off(exchange: Exchange, why: str) -> Fault:
+def _broken_off(exchange: Exchange, why: str) -> Fault:
     """The final fault of a call whose caller has the beginning of an answer. `why` it was not continued."""
     broke = next(attempt.fault for attempt in exchange.attempts if attempt.first_token and attempt.fault is not None)
     kind = type(broke) if isinstance(broke, UpstreamFault) else UpstreamFault

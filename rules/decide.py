@@ -186,7 +186,12 @@ def compile_rules(file: RulesFile) -> Rules:
         rules=tuple(
             (
                 tuple(holds for _, holds in compile_when(rule.when)),
-                _way(number, rule.name, rule.mid_stream or usual, _pools_of_rule(file, rule.use)),
+                _way(
+                    number,
+                    rule.name,
+                    rule.mid_stream or _of_models(file, rule.use) or usual,
+                    _pools_of_rule(file, rule.use),
+                ),
             )
             for number, rule in enumerate(file.rules)
         ),
@@ -202,6 +207,12 @@ def compile_rules(file: RulesFile) -> Rules:
         ),
         retry=Retry(patience.attempts, kinds_in(patience.on), patience.backoff, patience.wait),
     )
+
+
+def _of_models(file: RulesFile, use: tuple[str, ...]) -> str | None:
+    """What the virtual models behind a rule say of streams that break off; where they differ, the stricter one."""
+    said = {file.models[entry].mid_stream for entry in use if "/" not in entry}
+    return "error" if "error" in said else "continue" if "continue" in said else None
 
 
 def _way(number: int, rule: str, mid_stream: str, written: Iterable[Written]) -> Way:

@@ -2,7 +2,7 @@
 
 The traps that shaped it, all seen in the field: breakers that never close again, a 404 for one model that condemns its
 whole server, a half-open breaker that lets a whole crowd through, and retries that go on where nothing can get better.
-Time and chance are arguments; whoever acts keeps the values (addons/health.py).
+Time and chance are arguments; whoever acts keeps the values (addons/nodes.py).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def failed(breaker: Breaker, weight: float, now: float, policy: Policy, rest: fl
         return abandoned(breaker)
     if breaker.until is not None:
         # Late news of a call from before the opening does not lengthen the rest; the probe's failure does.
-        return Breaker(policy.failures, now + policy.cool_down) if now >= breaker.until else breaker
+        return Breaker(policy.failures, max(breaker.until, now + policy.cool_down if now >= breaker.until else 0.0))
     score = breaker.score + weight
     if score >= policy.failures:
         return Breaker(policy.failures, now + policy.cool_down)
@@ -211,6 +211,8 @@ class Candidate[T]:
     pool: int = 0
     """Candidates of one pool can stand in for each other: a call that waits for one of them waits for all."""
     tries: int = 0
+    failed: float = 0.0
+    """When it failed last."""
     ready: float = 0.0
     """When it may be asked (again)."""
     told: bool = False
@@ -254,7 +256,7 @@ def after[T](
     if rest is None:
         rest = min(retry.backoff * 2 ** (tries - 1), LONGEST_BACKOFF) * (0.5 + chance / 2)
     told = failure.retry_after is not None
-    changed = replace(one, tries=tries, ready=now + rest, told=told, out=one.out or final)
+    changed = replace(one, tries=tries, failed=now, ready=now + rest, told=told, out=one.out or final)
     return (*plan[:place], changed, *plan[place + 1 :])
 
 
@@ -275,14 +277,15 @@ def next_step[T](
 
     `free_at` says when a target's breaker lets a call pass, at the latest `now` where it does so now. A target that is
     not ready is only waited for where no other one is, and only within the call's own time: one that failed in this
-    very call, or told it to come again, for `retry.wait`; one that rests because of other calls until `rest_until`.
+    very call, or told it to come again, for `retry.wait` from then on; one that rests because of other calls until
+    `rest_until`.
     """
     soonest: float | None = None
     again: int | None = None
     for place, one in enumerate(plan):
         if one.out or (again is not None and one.tries >= plan[again].tries):
             continue
-        at, limit = one.ready, now + retry.wait
+        at, limit = one.ready, one.failed + retry.wait
         if at <= now:
             at = free_at(one.target)
             if at <= now:

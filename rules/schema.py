@@ -123,6 +123,12 @@ def near(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def _status(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"a status is written status_{value}")
+    return value
+
+
 def _kind(value: str) -> str:
     if value not in KINDS and value not in GROUPS and _STATUS.fullmatch(value) is None:
         raise ValueError(f"there is no such kind of failure{near(value, _KINDS) or f'; there are {", ".join(_KINDS)}'}")
@@ -146,7 +152,7 @@ def day(value: Any) -> date:
 
 
 Count = Annotated[int, Field(ge=1)]
-Kind = Annotated[str, AfterValidator(_kind)]
+Kind = Annotated[str, BeforeValidator(_status), AfterValidator(_kind)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)]

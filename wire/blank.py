@@ -39,10 +39,19 @@ class NotBlank:
                 case Delta() if not self._passes:
                     self._read_delta(reading, out)
                 case Finished() if not self._passes:
-                    out.append(UpstreamFault("gave a blank answer where JSON was asked for", kind="blank"))
+                    if self._is_meant():
+                        out += [*self._held, reading]
+                    else:
+                        out.append(UpstreamFault("gave a blank answer where JSON was asked for", kind="blank"))
                 case _:
                     out.append(reading)
         return out
+
+    def _is_meant(self) -> bool:
+        """Whether there is a reason for the blank: a filter took the answer, or the caller's limit came before it."""
+        reason = next((piece.finish_reason for piece in self._held if piece.finish_reason is not None), None)
+        empty = not any(piece.delta.get("content") for piece in self._held)
+        return reason == "content_filter" or (reason == "length" and empty)
 
     def _read_delta(self, piece: Delta, out: list[Reading]) -> None:
         if _is_answer(piece.delta):

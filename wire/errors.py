@@ -30,6 +30,7 @@
        |- RateLimited           429 status_429
        |  `- Busy                   busy            not asked: all places at it are taken, and so is the queue
        |- KeyRefused                key             our key, our credit: never shown as the caller's own 401
+       |  `- CallForbidden          key             a 403: maybe about this one model only
        |- NotContinued              not_continued   neither went on with a begun answer nor repeated it
        `- ModelMissing          404 model_missing   the target has no such model
 
@@ -215,6 +216,10 @@ class NotContinued(UpstreamFault):
     kind = "not_continued"
 
 
+class CallForbidden(KeyRefused):
+    """A 403: about our account, or only about this model."""
+
+
 class ModelMissing(UpstreamFault):
     status = 404
     type = "invalid_request_error"
@@ -253,6 +258,8 @@ _NO_MODEL = re.compile(
 _NOT_ABLE = re.compile(
     r"does not support (tools|thinking|insert|chat|generate|multimodal)|image input is not supported", re.IGNORECASE
 )
+_FLAGGED = re.compile(r"moderation|flagged|content.{0,10}(policy|filter)|safety", re.IGNORECASE)
+"""A 403 that is about the prompt and not about our key: OpenRouter answers so."""
 _MAX_TEXT = 600
 
 
@@ -312,8 +319,10 @@ def rejection(status: int, body: bytes, retry_after: str | None = None, now: flo
             return KeyRefused("refuses the gateway's key (401)")
         case 402:
             return KeyRefused("says that the gateway's account has no credit (402)")
+        case 403 if _FLAGGED.search(text):
+            return BadRequest(text)
         case 403:
-            return KeyRefused("forbids the gateway's call (403)")
+            return CallForbidden("forbids the gateway's call (403)")
         case 404:
             return UpstreamFault("has no such endpoint (404)", kind=kind)
         case 408 | 504:

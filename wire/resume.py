@@ -126,12 +126,25 @@ class Joint:
     What it gives is what the caller has not seen yet. It holds text back only while that text repeats what was said.
     """
 
-    __slots__ = ("_blanks", "_drops_thoughts", "_held", "_text", "_thought", "_tokens", "_way")
+    __slots__ = (
+        "_blanks",
+        "_drops_thoughts",
+        "_ends_open",
+        "_held",
+        "_text",
+        "_thought",
+        "_tokens",
+        "_trusted",
+        "_way",
+    )
 
     def __init__(self, said_text: str, said_reasoning: str, tokens: int, *, trusted: bool) -> None:
         """`tokens` of the new prompt are those of the text so far. `trusted`: the target promises to go on from it."""
         is_known = bool(said_text.strip())
         self._text = _Repeat(said_text)
+        self._trusted = trusted
+        self._ends_open = said_text[-1:].isspace()
+        """A word may begin here."""
         self._tokens = tokens
         self._held: list[Delta | Usage] = []
         """Not passed on yet: deltas that hold nothing but text, and what came between them."""
@@ -216,13 +229,23 @@ class Joint:
     def _may_pass(self, out: list[Reading]) -> bool:
         """Nothing more will be known of the way: gives what is held, if that is not a second answer."""
         if self._way is _Way.UNKNOWN:
-            if self._text.same >= SAME_BY_CHANCE:
+            if self._text.same >= SAME_BY_CHANCE or (not self._trusted and self._begins_anew()):
                 self._fail(NotContinued("started its answer over and said something else"), out)
                 return False
             self._way = _Way.GOES_ON
             out += [self._counted(reading) if isinstance(reading, Usage) else reading for reading in self._held]
             self._held.clear()
         return True
+
+    def _begins_anew(self) -> bool:
+        """Whether the new text cannot well be the rest of a sentence: a capital letter right behind its last word.
+
+        To most servers that promise nothing the beginning of an answer is history, and they give another answer. What
+        this takes for one by mistake (the `Element` of `getElement`) ends in an error or at the next target; the other
+        mistake would look complete.
+        """
+        new = "".join(reading.delta.get("content", "") for reading in self._held if isinstance(reading, Delta))
+        return bool(new) and new[0].isupper() and not self._ends_open
 
     def _fail(self, fault: Fault, out: list[Reading]) -> None:
         self._way = _Way.FAILED

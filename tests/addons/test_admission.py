@@ -181,7 +181,7 @@ def test_a_call_beyond_the_queue_of_the_only_target_is_told_to_come_again(stream
             assert answer.status == 429
             assert not answer.streamed
             assert 1 <= int(answer.headers["retry-after"]) <= 10
-            words = "No target could answer: ollama/m is busy (1 calls in hand, 1 waiting)."
+            words = "No target could answer: ollama/m is busy: all its places are taken."
             assert answer.error == {"message": words, **BUSY}
             ollama.always = None
             ollama.release()

@@ -313,7 +313,9 @@ def test_a_refused_key_takes_the_server_out_at_once_and_the_operator_is_told_onc
             answer = ask(gateway, "deep", stream)
             assert (answer.status, answer.target) == (200, MODEL)
         assert len(deepseek.chats) == 1
-        assert times_in_log(gateway, f"WARNING deepseek/deepseek-flash at {deepseek.url}") == 1
+        # A 403 may be about this one model; our key and our credit are about all of them.
+        who = "deepseek/deepseek-flash" if status == 403 else "deepseek"
+        assert times_in_log(gateway, f"WARNING {who} at {deepseek.url}") == 1
         refused = [line for line in gateway.log.getvalue().splitlines() if "WARNING" in line]
         assert len(refused) == 1, refused
         alone = ask(gateway, "deep-only", stream)

@@ -410,12 +410,12 @@ def test_servers_without_the_model_are_all_asked_after_all_where_nothing_else_is
         (None, None, None, "continue", "continue"),
         ("error", None, None, "error", "error"),
         ("error", "continue", None, "continue", "error"),
-        ("error", None, "continue", "error", "continue"),
+        ("error", None, "continue", "continue", "continue"),
         (None, "error", None, "error", "continue"),
-        ("continue", None, "error", "continue", "error"),
+        ("continue", None, "error", "error", "error"),
     ],
 )
-def test_what_becomes_of_a_broken_stream_is_the_rules_to_say_then_the_files(
+def test_what_becomes_of_a_broken_stream_is_the_rules_to_say_then_the_models_then_the_files(
     usual: str | None, of_rule: str | None, of_model: str | None, by_rule: str, by_model: str
 ) -> None:
     def said(mid_stream: str | None) -> dict[str, str]:

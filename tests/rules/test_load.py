@@ -211,6 +211,11 @@ LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
         ],
     ),
     (
+        "a status that is a number",
+        ALL + "defaults:\n  failover: {on: [connect, 503]}\n",
+        [(4, "defaults.failover.on[1]", "a status is written status_503")],
+    ),
+    (
         "a strategy that there is not",
         "models:\n  chat:\n    targets: here/m\n    strategy: random\n    mid_stream: restart\n",
         [

@@ -79,7 +79,8 @@ def test_an_error_wrapped_too_often_is_quoted_as_it_is() -> None:
         (404, "404 page not found", errors.UpstreamFault, "status_404"),
         (401, "wrong key", errors.KeyRefused, "key"),
         (402, "Insufficient Balance", errors.KeyRefused, "key"),
-        (403, "", errors.KeyRefused, "key"),
+        (403, "", errors.CallForbidden, "key"),
+        (403, "Your input was flagged by our moderation.", errors.BadRequest, None),
         (408, "", errors.TimedOut, "status_408"),
         (504, "", errors.TimedOut, "status_504"),
         (429, "slow down", errors.RateLimited, "status_429"),
@@ -232,6 +233,7 @@ KINDS: dict[type[Fault], str] = {
     errors.RateLimited: "status_429",
     errors.Busy: "busy",
     errors.KeyRefused: "key",
+    errors.CallForbidden: "key",
     errors.NotContinued: "not_continued",
     errors.ModelMissing: "model_missing",
 }

@@ -171,12 +171,12 @@ ROWS = [
     ("It starts over without our leading blanks", "\n\n Hello the", ["Hello there"], "re"),
     ("It starts over with leading blanks of its own", "Hello the", [" ", "\n", "Hello there"], "re"),
     ("It goes on", "Hello the", ["re"], "re"),
-    ("It goes on with the letter that we began with", "Hello the", ["H", "i"], "Hi"),
+    ("It goes on with the letter that we began with", "hello the", ["h", "i"], "hi"),
     ("It goes on with the word that we began with", "Hello the", [" Hello", " again"], " Hello again"),
     ("It goes on with blanks", "Hello the", [" ", "\n", "end"], " \nend"),
     ("It says nothing but blanks", "Hello the", [" ", "\n"], " \n"),
     ("It says nothing", "Hello the", [], ""),
-    ("It says what we began with and ends", "Hello the", ["Hello"], "Hello"),
+    ("It says what we began with and ends", "hello the", ["hello"], "hello"),
     ("It begins alike for fifteen characters", "abcdefghijklmnopqrst", ["abcdefghijklmno!"], "abcdefghijklmno!"),
     ("It begins alike for fifteen characters and ends", "abcdefghijklmnopqrst", ["abcdefghijklmno"], "abcdefghijklmno"),
     ("It begins alike for sixteen characters", "abcdefghijklmnopqrst", ["abcdefghijklmnop!"], None),
@@ -321,16 +321,16 @@ def test_an_end_that_comes_with_the_last_repeated_word_stays() -> None:
 
 
 def test_an_end_that_comes_with_the_first_words_lets_them_pass() -> None:
-    reading = Delta({"content": "Hello"}, "stop", 0, {"content": []})
-    assert _joined([reading], "Hello the") == [reading]
+    reading = Delta({"content": "hello"}, "stop", 0, {"content": []})
+    assert _joined([reading], "hello the") == [reading]
 
 
 def test_logprobs_without_text_wait_for_their_turn() -> None:
     lone = Delta({}, None, 0, {"content": []})
-    on = [*_text("Hel"), lone, *_text("p!")]
-    assert _joined(on[:2], "Hello the") == []
-    assert _joined(on, "Hello the") == on
-    assert _joined([*_text("Hel"), lone, *_text("lo there")], "Hello the") == _text("re")
+    on = [*_text("hel"), lone, *_text("p!")]
+    assert _joined(on[:2], "hello the") == []
+    assert _joined(on, "hello the") == on
+    assert _joined([*_text("hel"), lone, *_text("lo there")], "hello the") == _text("re")
 
 
 def test_another_choice_is_none_of_its_business() -> None:
@@ -340,13 +340,48 @@ def test_another_choice_is_none_of_its_business() -> None:
 
 @pytest.mark.parametrize("extra", [{"tool_calls": [{"index": 0}]}, {"refusal": "No"}, {"annotations": [1]}])
 def test_what_is_no_text_passes_and_settles_what_the_text_was(extra: Json) -> None:
-    assert _joined([Delta(extra)], "Hello the") == [Delta(extra)]
-    assert _joined([*_text("Hel"), Delta(extra)], "Hello the") == [*_text("Hel"), Delta(extra)]
-    beside = Delta({"content": "Hel"} | extra)
-    assert _joined([beside, *_text("lo there")], "Hello the") == [beside, *_text("lo there")]
-    assert _joined([Delta({"content": "Hello there"} | extra)], "Hello the") == [Delta({"content": "re"} | extra)]
+    assert _joined([Delta(extra)], "hello the") == [Delta(extra)]
+    assert _joined([*_text("hel"), Delta(extra)], "hello the") == [*_text("hel"), Delta(extra)]
+    beside = Delta({"content": "hel"} | extra)
+    assert _joined([beside, *_text("lo there")], "hello the") == [beside, *_text("lo there")]
+    assert _joined([Delta({"content": "hello there"} | extra)], "hello the") == [Delta({"content": "re"} | extra)]
     (fault,) = _joined([*_text(ANSWER[:30]), Delta(extra), *_end()], ANSWER[:40])
     assert isinstance(fault, NotContinued)
+
+
+@pytest.mark.parametrize(
+    ("said", "new"),
+    [
+        ("Once upon a time there was", "Sure! Here is a story: Long ago"),
+        ("Hello there", "Hello, how can I help?"),
+        ("The answer is 4", "The answer to your question is 4."),
+        ("It is done.", "It was not done."),
+        ("Er kam", "Übrigens"),
+    ],
+)
+def test_a_capital_letter_right_behind_a_word_is_another_answer(said: str, new: str) -> None:
+    for pieces in (_text(new), [Delta({"content": letter}) for letter in new]):
+        (fault,) = _joined([*pieces, *_end()], said)
+        assert isinstance(fault, NotContinued)
+    joint = Joint(said, "", 2, trusted=True)
+    assert _seen(joint.read([*_text(new), *_end()])) == new, "who promises to go on is believed"
+
+
+@pytest.mark.parametrize(
+    ("said", "new"),
+    [
+        ("Once upon a time", " There was"),
+        ("the New", " York Times"),
+        ("a lla", "ma"),
+        ("It is 4", "2."),
+        ("Done. ", "Now the rest"),
+        ("List:\n", "One"),
+        ("他说", "你好"),
+        ("Well", ", Then"),
+    ],
+)
+def test_what_can_be_the_rest_of_a_sentence_goes_on(said: str, new: str) -> None:
+    assert _seen(_joined([*_text(new), *_end()], said)) == new
 
 
 def test_a_fault_passes_and_what_was_held_is_forgotten() -> None:
@@ -357,8 +392,8 @@ def test_a_fault_passes_and_what_was_held_is_forgotten() -> None:
 
 
 def test_a_reply_that_only_ends_ends_the_answer() -> None:
-    assert _joined([FINISHED], "Hello the") == [FINISHED]
-    assert _joined([*_text("Hel"), FINISHED], "Hello the") == [*_text("Hel"), FINISHED]
+    assert _joined([FINISHED], "hello the") == [FINISHED]
+    assert _joined([*_text("hel"), FINISHED], "hello the") == [*_text("hel"), FINISHED]
     assert [type(reading) for reading in _joined([*_text(ANSWER[:30]), FINISHED], ANSWER)] == [NotContinued]
 
 
@@ -466,11 +501,11 @@ def test_no_more_is_moved_than_there_is() -> None:
 
 def test_usage_that_comes_before_the_way_is_known_waits() -> None:
     early = Usage(usage_object(20, 1) | {"details": {}})
-    assert _joined([*_text("Hel"), early], "Hello the") == []
-    assert _joined([*_text("Hel"), early, *_text("p!")], "Hello the") == [
-        *_text("Hel"),
+    assert _joined([*_text("hel"), early], "hello the") == []
+    assert _joined([*_text("hel"), early, *_text("p!")], "hello the") == [
+        *_text("hel"),
         Usage(usage_object(15, 6) | {"details": {}}),
         *_text("p!"),
     ]
-    assert _joined([*_text("Hel"), early, *_text("lo there")], "Hello the") == [early, *_text("re")]
+    assert _joined([*_text("hel"), early, *_text("lo there")], "hello the") == [early, *_text("re")]
     assert early.usage["prompt_tokens"] == 20
