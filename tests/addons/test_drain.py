@@ -58,6 +58,19 @@ def stopping(gateway: Gateway, drain: float | None = None) -> Iterator[None]:
         yield
 
 
+def test_a_caller_who_still_sends_its_request_is_told_so(ollama: OllamaStandIn) -> None:
+    with Gateway(rules(ollama)) as gateway, clean_log(gateway), socket.socket() as caller:
+        caller.settimeout(5)
+        caller.connect(("127.0.0.1", gateway.port))
+        caller.sendall(raw_request("m")[:-5])
+        gateway.until(lambda: len(gateway.state.in_flight()) == 1, "the call is under way")
+        with stopping(gateway, 0.1):
+            answer = b""
+            while b"shutting_down" not in answer:
+                answer += caller.recv(65536) or b"shutting_down: never said"
+        assert answer.startswith(b"HTTP/1.1 503 ")
+
+
 def check_refused(gateway: Gateway) -> None:
     """A new call is told to come again."""
     refused = ask(gateway)

@@ -498,4 +498,5 @@ def test_a_stream_that_takes_too_long_as_a_whole_is_not_continued(servers: World
     assert answer.text
     assert TEXT.startswith(answer.text)
     assert (answer.done, answer.finish, answer.error["code"]) == (1, [], "upstream_timeout")
+    assert answer.error["message"].startswith("The answer broke off: ")
     assert asked(servers, target) == (1, 0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from addons import nodes as module
-from addons.nodes import KEY_REST, Node, Nodes, Ticket, wait_in_queue
+from addons.nodes import KEY_REST, Node, Nodes, Ticket, wait_in_queue, watch
 from rules.decide import Decision, Pool, Rules, Target, target_of
 from rules.load import load_rules
 from rules.schema import Defaults, Provider
@@ -22,6 +22,7 @@ from wire.errors import (
     ModelMissing,
     Overloaded,
     RateLimited,
+    TimedOut,
     TlsFailed,
     UpstreamFault,
 )
@@ -302,6 +303,47 @@ def test_an_answer_without_content_closes_a_breaker_as_well(known: Known) -> Non
     known.now += 10
     known.call(node)
     assert (node.state(known.now), node.breaker.probing) == ("closed", False)
+
+
+def test_whoever_waits_for_a_breaker_is_told_when_it_changes(known: Known) -> None:
+    node = known.node()
+    for _ in range(2):
+        known.call(node, CRASH)
+    known.now += 10
+    ends: tuple[Callable[[], None], ...] = (
+        lambda: known.nodes.heard(node, 0.1),
+        lambda: known.nodes.went_wrong(node, CRASH, True),
+    )
+    for end in ends:
+        node.breaker = replace(node.breaker, until=known.now, probing=False)
+        node.begin()
+        ticket = watch([node], lambda: known.told.append("waits"))
+        known.told.clear()
+        end()
+        assert (known.told, ticket.called_off, dict(node.watched)) == (["waits"], True, {})
+
+
+def test_nobody_gets_a_place_at_a_server_that_began_to_rest_while_he_waited(known: Known) -> None:
+    full, other = known.node(), known.node("other")
+    for _ in range(2):
+        known.call(other, REFUSED)
+    known.now += 10
+    full.begin()
+    probes = other.begin()
+    known.waits("first", full)
+    known.nodes.went_wrong(other, REFUSED, probes)
+    assert known.told == ["first"]
+    known.nodes.left(full, False)
+    assert (full.in_flight, other.in_flight, dict(full.queue)) == (0, 0, {})
+    known.now += 10
+    assert full.allows(known.now)
+
+
+def test_a_silent_target_is_a_slow_one(known: Known) -> None:
+    node = known.node()
+    node.begin()
+    known.nodes.went_wrong(node, TimedOut("did not begin to answer in time"), False, 60.0)
+    assert node.first_token == 60
 
 
 def test_a_late_success_shortens_no_rest(known: Known) -> None:

@@ -106,6 +106,12 @@ def test_late_news_of_an_earlier_call_does_not_lengthen_the_rest() -> None:
     assert failed(opened(), 1, 105, POLICY).until == 110
 
 
+def test_an_open_breaker_never_counts_as_tried() -> None:
+    breaker = failed(asked(opened()), 1, 105, POLICY)
+    assert (breaker.probing, breaker.until) == (False, 110)
+    assert breaker.allows(110)
+
+
 def test_a_server_that_names_its_rest_gets_it_at_once() -> None:
     breaker = failed(CLOSED, 1, 100, POLICY, rest=42)
     assert (breaker.state(141), breaker.state(142)) == ("open", "half_open")
@@ -281,6 +287,14 @@ def test_a_target_that_told_this_call_to_come_again_is_waited_for_though_others_
     assert next_step(plan("a"), 107, 1000, RETRY, lambda _: 108.7, 108.6) is None, "one that rests, not for long"
     unasked = after(plan("a"), 0, Failure("status_500"), 100, RETRY, 0.5)
     assert next_step(unasked, 107, 1000, RETRY, lambda _: 108.5) is None
+
+
+def test_a_call_that_was_told_to_come_again_waits_no_longer_than_the_rules_say_however_often_others_try_first() -> None:
+    patient = RETRY._replace(wait=5)
+    left = after(plan("a"), 0, Failure("status_429", 1), 100, patient, 0.5)
+    assert next_step(left, 101, 1000, patient, lambda _: 103) == Wait(103)
+    assert next_step(left, 103, 1000, patient, lambda _: 104.5) == Wait(104.5)
+    assert next_step(left, 104.5, 1000, patient, lambda _: 105.5) is None
 
 
 def test_the_callers_own_fault_ends_the_call() -> None:

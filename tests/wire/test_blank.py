@@ -88,6 +88,23 @@ def test_an_answer_of_blanks_is_a_failure(readings: list[Reading], at_close: boo
     assert (USAGE in out) is not at_close
 
 
+@pytest.mark.parametrize(
+    "readings",
+    [
+        pytest.param([Delta({}, "content_filter")], id="a filter took it"),
+        pytest.param([*BLANK, Delta({}, "content_filter")], id="a filter took it after blanks"),
+        pytest.param([Delta({}, "length")], id="the limit came before it"),
+    ],
+)
+def test_an_answer_that_is_empty_for_a_reason_is_the_answer(readings: list[Reading]) -> None:
+    assert _flat(_read([*readings, FINISHED])) == [*readings, FINISHED]
+
+
+def test_blanks_up_to_the_limit_are_a_failure() -> None:
+    (fault,) = _flat(_read([*BLANK, Delta({}, "length"), FINISHED]))
+    assert isinstance(fault, UpstreamFault)
+
+
 def test_a_thought_passes_at_once_and_the_blanks_beside_it_do_not() -> None:
     logprobs: Json = {"content": []}
     alone, beside = (
