@@ -26,7 +26,7 @@ from rules.conditions import Seen, model_name
 from rules.schema import Provider
 from wire.dialects import DIALECTS, Facets
 
-REMOTE_INTERVAL = 60.0
+REMOTE_INTERVAL = 15.0
 """Seconds between two looks at a server that is not asked for models."""
 KEY_REFUSED = (401, 402, 403)
 LOOKS_AT_ONCE = 4
@@ -73,7 +73,7 @@ class Inventory:
         self._tls = tls
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._nudges: dict[str, asyncio.Event] = {}
-        ttl = max(10 * state.rules.defaults.refresh, 2 * REMOTE_INTERVAL)
+        ttl = max(10 * state.rules.defaults.refresh, 8 * REMOTE_INTERVAL)
         size = len(state.rules.file.providers)
         self._names: TTLCache[str, frozenset[str]] = TTLCache(size, ttl, timer=state.clock)
         self._models: TTLCache[str, frozenset[str]] = TTLCache(size, ttl, timer=state.clock)
@@ -91,7 +91,7 @@ class Inventory:
         self._accepted: dict[str, bool] = {}
         """URL of a server -> whether it took our key at the last look."""
         self._loaded: dict[str, frozenset[str]] = {}
-        state.nodes.loaded = self._loaded
+        state.nodes.loaded, state.nodes.away = self._loaded, self._away
 
     async def start(self) -> None:
         """Returns when each local server was asked once, so that the first call is routed on facts; waits not long."""
@@ -191,6 +191,10 @@ class Inventory:
         """What one look at one server says about it."""
         status = self._status.get(_models_url(url, provider))
         back = url in self._away
+        if status is None and not back and len(provider.urls) > 1:
+            logger.info("{} at {}: away", name, url)
+        elif status is not None and back and len(provider.urls) > 1:
+            logger.info("{} at {}: connected", name, url)
         if status is None:
             self._away.add(url)
         else:

@@ -9,7 +9,7 @@ rules/health.py's, the order among equals rules/balance.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +41,8 @@ KEY_REST = 60.0
 """Seconds that a server is left alone after it refused our key or our credit: nobody mends that in a moment."""
 REMEMBERED = 2048
 """Idle nodes and servers that are kept."""
+FORGOTTEN = 60.0
+"""Seconds after the end of its rest in which a target that nobody has tried since is still told of in /health."""
 WHILE_PROBED = 0.5
 """Seconds between two looks at a breaker whose one call is still under way; when it ends, who waits is told."""
 _SMOOTHING = 0.3
@@ -202,6 +204,8 @@ class Nodes:
         self._turns: LRUCache[str, int] = LRUCache(REMEMBERED)
         self.loaded: Mapping[str, frozenset[str]] = {}
         """url -> the models that its server has in memory, as model_name() spells them; the inventory's to say."""
+        self.away: Collection[str] = ()
+        """URLs of servers that did not answer when they were looked at last; the inventory's to say."""
         self.refused: Callable[[str, bool], None] = lambda provider, refused: None
         """(provider, whether it refuses our key): told when a call finds out."""
 
@@ -394,6 +398,8 @@ class Nodes:
         states: dict[str, str] = {}
         for node in [*self._nodes.values()]:
             state = node.state(now)
+            if state == "half_open" and node.rests_until(0.0) + FORGOTTEN < now:
+                continue  # nobody has called since
             if state != "closed" and rank[state] >= rank.get(states.get(node.name, ""), 0):
                 states[node.name] = state
         return dict(sorted(states.items()))
@@ -407,6 +413,7 @@ class Nodes:
             row: dict[str, Any] = {
                 "target": node.name,
                 "url": node.server.url or None,
+                "reachable": node.server.url not in self.away,
                 "breaker": state,
                 "in_flight": node.in_flight,
                 "waiting": len(node.queue),

@@ -28,6 +28,8 @@ MOST_TELLING = (RateLimited, Overloaded, TimedOut, ConnectFailed, UpstreamFault)
 def story(exchange: Exchange) -> list[str]:
     """Each thing that was tried, and what came of it."""
     faults = [(attempt.target.name, attempt.fault) for attempt in exchange.attempts if attempt.fault is not None]
+    tried = {name for name, fault in faults if not isinstance(fault, Resting)}
+    faults = [(name, fault) for name, fault in faults if not (isinstance(fault, Resting) and name in tried)]
     told = Counter(f"{name} {fault.message}" for name, fault in faults)
     times = {1: "", 2: ", twice"}
     return [f"{what}{times.get(count, f', {count} times')}" for what, count in told.items()]

@@ -129,7 +129,21 @@ def _status(value: Any) -> Any:
     return value
 
 
+_NEVER = {
+    "400": "is the caller's own fault and never routed around",
+    "413": "is the caller's own fault and never routed around",
+    "422": "is the caller's own fault and never routed around",
+    "401": "is a refused key: write key",
+    "402": "is a refused key: write key",
+    "403": "is a refused key: write key",
+}
+"""Statuses that would never come to a rule that names them."""
+
+
 def _kind(value: str) -> str:
+    status = value.removeprefix("status_")
+    if status != value and status in _NEVER:
+        raise ValueError(f"a {status} {_NEVER[status]}")
     if value not in KINDS and value not in GROUPS and _STATUS.fullmatch(value) is None:
         raise ValueError(f"there is no such kind of failure{near(value, _KINDS) or f'; there are {", ".join(_KINDS)}'}")
     return value

@@ -428,7 +428,7 @@ def test_the_status_shows_who_is_served_and_who_waits() -> None:
                 gateway.until(lambda: waiting(gateway, LOCAL) == 1, "one waits")
                 (shown,) = json.loads(client.get("/gateway/status").content)["targets"]
                 assert shown == {
-                    "target": LOCAL, "url": ollama.url, "breaker": "closed", "in_flight": 1, "waiting": 1,
+                    "target": LOCAL, "url": ollama.url, "reachable": True, "breaker": "closed", "in_flight": 1, "waiting": 1,
                     "first_token_seconds": None,
                 }  # fmt: skip
                 ollama.release()

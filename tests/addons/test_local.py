@@ -153,7 +153,7 @@ def test_the_status_counts_calls_and_names_every_target_that_was_asked(gateway: 
     assert {"ollama/qwen2.5:7b", "deepseek/deepseek-v4-pro"} <= set(rows)
     for name in ("ollama/qwen2.5:7b", "deepseek/deepseek-v4-pro"):
         row = rows[name]
-        assert set(row) == {"target", "url", "breaker", "in_flight", "waiting", "first_token_seconds"}
+        assert set(row) == {"target", "url", "reachable", "breaker", "in_flight", "waiting", "first_token_seconds"}
         assert (row["breaker"], row["in_flight"], row["waiting"]) == ("closed", 0, 0)
         assert row["url"].startswith("http://127.0.0.1:")
         assert row["first_token_seconds"] >= 0

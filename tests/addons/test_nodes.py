@@ -339,6 +339,22 @@ def test_nobody_gets_a_place_at_a_server_that_began_to_rest_while_he_waited(know
     assert full.allows(known.now)
 
 
+def test_a_target_that_nobody_has_tried_since_its_rest_is_no_news_any_more(known: Known) -> None:
+    node = known.node()
+    for _ in range(2):
+        known.call(node, CRASH)
+    known.now += 10 + module.FORGOTTEN
+    assert known.nodes.not_closed() == {"p/m": "half_open"}
+    known.now += 0.1
+    assert (known.nodes.not_closed(), known.row(node)["breaker"]) == ({}, "half_open")
+
+
+def test_a_server_that_was_away_when_it_was_looked_at_is_shown_so(known: Known) -> None:
+    known.nodes.away = {TWO}
+    one, two = known.node(), known.node(url=TWO)
+    assert (known.row(one)["reachable"], known.row(two)["reachable"]) == (True, False)
+
+
 def test_a_silent_target_is_a_slow_one(known: Known) -> None:
     node = known.node()
     node.begin()
@@ -534,7 +550,7 @@ def test_rows_say_what_is_known_and_why_a_target_rests(known: Known) -> None:
     known.waits("one", node)
     known.nodes.heard(node, 0.12345)
     assert known.row(node) == {
-        "target": "p/m", "url": ONE, "breaker": "closed", "in_flight": 1, "waiting": 1, "first_token_seconds": 0.123,
+        "target": "p/m", "url": ONE, "reachable": True, "breaker": "closed", "in_flight": 1, "waiting": 1, "first_token_seconds": 0.123,
     }  # fmt: skip
     for _ in range(2):
         known.call(other, CRASH)

@@ -211,6 +211,14 @@ LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
         ],
     ),
     (
+        "statuses that never come",
+        ALL + "defaults:\n  failover: {on: [status_400, status_401]}\n",
+        [
+            (4, "defaults.failover.on[0]", "a 400 is the caller's own fault and never routed around"),
+            (4, "defaults.failover.on[1]", "a 401 is a refused key: write key"),
+        ],
+    ),
+    (
         "a status that is a number",
         ALL + "defaults:\n  failover: {on: [connect, 503]}\n",
         [(4, "defaults.failover.on[1]", "a status is written status_503")],
