@@ -73,11 +73,6 @@ class Fault(Exception):
         if kind is not None:
             self.kind = kind
 
-    @property
-    def retryable(self) -> bool:
-        """True where another target may do better."""
-        return self.kind is not None
-
 
 class BadRequest(Fault):
     status = 400

