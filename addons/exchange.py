@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from addons.nodes import Node, Ticket
+from addons.node import Node, Ticket
 from rules.access import Client
 from rules.decide import Decision, Rules, Target
 from rules.health import Candidate

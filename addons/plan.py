@@ -12,7 +12,7 @@ from functools import partial
 from mitmproxy.http import HTTPFlow
 
 from addons.exchange import Attempt, Exchange, Pause, UpstreamCall
-from addons.nodes import Node, Ticket, wait_in_queue, watch
+from addons.node import Node, Ticket, wait_in_queue, watch
 from addons.state import State, new_tool_call_id
 from addons.verdict import last_words
 from rules.decide import Target

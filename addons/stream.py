@@ -1,8 +1,8 @@
 """The upstreams' side of one call: attempts, one after the other, until one answers (layer.py says what that is).
 
-The caller's side is caller.py's. A reply is read into values (wire/), held back until there is content, then written.
-Once the caller has the beginning of an answer, a failure is handed over all the same: the next target goes on from
-there, and what it says a second time is skipped (wire/resume.py).
+The caller's side is caller.py's, the reading of one reply reply.py's. Once the caller has the beginning of an answer, a
+failure is handed over all the same: the next target goes on from there, and what it says a second time is skipped
+(wire/resume.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from loguru import logger
 from mitmproxy import flow as mitmproxy_flow
 from mitmproxy import http
-from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http import GetHttpConnection, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpEvent
@@ -30,35 +28,30 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 
-from addons.caller import CallerStream, LastCall, Switchboard
+from addons.caller import LastCall
 from addons.exchange import Exchange, UpstreamCall
 from addons.http1 import CallData, fault_response
-from addons.state import State, new_call_id
+from addons.reply import SILENT, ReplyStream
+from addons.state import new_call_id
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.errors import (
     ConnectFailed,
     Cut,
     Fault,
-    Garbled,
     ShuttingDown,
     TimedOut,
     TlsFailed,
     UpstreamFault,
     fault_frame,
-    rejection,
 )
-from wire.openai import FINISHED, Delta, Finished, Reading, Reply, Usage, is_content
 from wire.resume import Joint
 
-MAX_REJECTION = 64 * 1024
-"""Bytes of an error body that are read; the rest says nothing new."""
 OPENING_TOOK_TOO_LONG = "opening took too long"
 """What a GetHttpConnection is answered with when its time is up."""
 TLS_FAILED = "TLS failed"
 """What a GetHttpConnection is answered with where the other side was reached and could not be trusted."""
 AT_ONCE = 0.2
 """Seconds in which a connection that was idle breaks if its server had closed it already."""
-SILENT = "fell silent in the middle of its answer"
 _OF_UPSTREAM = (ResponseHeaders, ResponseData, ResponseEndOfMessage, ResponseProtocolError)
 
 
@@ -84,23 +77,7 @@ class Tick(HttpEvent):
     """The clock was looked at."""
 
 
-class GatewayStream(CallerStream):
-    def __init__(self, context: Context, stream_id: int, state: State, switchboard: Switchboard) -> None:
-        super().__init__(context, stream_id, state, switchboard)
-        self._connection: Connection | None = None
-        self._reused = False
-        self._sent_at = 0.0
-        self._reply: Reply | None = None
-        self._joint: Joint | None = None
-        self._rejection: list[bytes] = []
-        self._rejection_size = 0
-        self._rejected: http.Response | None = None
-        self._held: list[Reading] = []
-        self._speaks = False
-        """The present attempt has given its first content."""
-        self._heard_at = 0.0
-        """When the present attempt last showed a sign of life that was not content."""
-
+class GatewayStream(ReplyStream):
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:
             if type(event) is ResponseData:
@@ -258,157 +235,6 @@ class GatewayStream(CallerStream):
         """Between two attempts, or before the first: no upstream is ours."""
         yield from ()
 
-    # -- the reply
-
-    def state_wait_for_response_headers(self, event: ResponseHeaders) -> CommandGenerator[None]:
-        exchange = self.exchange
-        assert exchange is not None
-        assert exchange.upstream is not None
-        response = event.response
-        self._heard_at = self.state.clock()
-        if response.status_code != 200:
-            self._rejected = response
-            self.server_state = self.state_read_rejection
-            return
-        head = {name.lower(): value for name, value in response.headers.fields}
-        if head.get(b"content-encoding", b"identity").lower() != b"identity":
-            yield from self._fail(Garbled("compressed its reply although it was asked not to"))
-        else:
-            self._reply = exchange.upstream.read(head.get(b"content-type", b"").decode("latin-1"))
-            self.server_state = self.state_read_reply
-
-    def state_read_rejection(self, event: events.Event) -> CommandGenerator[None]:
-        assert self._rejected is not None
-        if isinstance(event, ResponseData):
-            self._rejection.append(event.data)
-            self._rejection_size += len(event.data)
-        if isinstance(event, ResponseEndOfMessage) or self._rejection_size > MAX_REJECTION:
-            whole = isinstance(event, ResponseEndOfMessage)
-            if whole:
-                self._connection = None  # read to its end: it may serve again
-            yield from self._fail(self._read_rejection(self._rejected))
-
-    def _read_rejection(self, rejected: http.Response) -> Fault:
-        body = b"".join(self._rejection)[:MAX_REJECTION]
-        return rejection(rejected.status_code, body, rejected.headers.get("retry-after"), now=self.state.wall())
-
-    def state_read_reply(self, event: events.Event) -> CommandGenerator[None]:
-        assert self._reply is not None
-        if isinstance(event, ResponseData):
-            readings = self._reply.feed(event.data)
-        elif isinstance(event, ResponseEndOfMessage):
-            self._connection = None
-            readings = self._reply.close()
-        else:
-            return
-        if readings:
-            yield from self._take(readings)
-        else:
-            self._heard_at = self.state.clock()
-
-    def _take(self, readings: list[Reading]) -> CommandGenerator[None]:
-        exchange = self.exchange
-        assert exchange is not None
-        if type(readings[-1]) is not Delta:
-            for reading in readings:
-                if type(reading) is Usage:
-                    exchange.attempts[-1].usage = reading.usage
-        if not self._speaks:
-            if any(is_content(reading) for reading in readings):
-                self._first_content(exchange)
-            else:
-                self._heard_at = self.state.clock()
-        if self._joint is not None:
-            readings = self._joint.read(readings)
-            if not readings:  # held back: it repeats what the caller has
-                self._set_idle(exchange)
-                return
-        if exchange.begun:
-            yield from self._write(exchange, readings)
-        else:
-            yield from self._hold(exchange, readings)
-
-    def _first_content(self, exchange: Exchange) -> None:
-        self._speaks = True
-        attempt = exchange.attempts[-1]
-        self.state.attempt_heard(attempt)
-        if exchange.first_token is None:
-            exchange.first_token = attempt.first_token
-        self._set_idle(exchange)
-        self._see_to_alarm()  # the deadline came nearer: from the first word on it is about silence
-
-    def _set_idle(self, exchange: Exchange) -> None:
-        """The deadline only moves away: the alarm that is set comes early and looks again."""
-        self.deadline = self.state.clock() + exchange.rules.defaults.timeouts.idle
-        self._late = SILENT
-
-    def _hold(self, exchange: Exchange, readings: list[Reading]) -> CommandGenerator[None]:
-        """Readings of an answer of which the caller has seen nothing."""
-        answer = exchange.answer
-        assert answer is not None
-        fault = _fault_in(readings)
-        if fault is not None and not (isinstance(answer, WholeAnswer) and self._is_whole_without(answer, readings)):
-            yield from self._fail(fault)
-            return
-        if isinstance(answer, WholeAnswer):
-            data = answer.write(readings if fault is None else [*_before(readings), FINISHED])
-            if self._speaks:
-                self._set_idle(exchange)
-            if answer.done:
-                self.state.attempt_done(exchange)
-                self._leave_upstream()
-                yield from self._send_whole(exchange, data)
-            return
-        self._held += readings
-        if self._speaks or any(isinstance(reading, Finished) for reading in self._held):
-            held, self._held = self._held, []
-            exchange.begun = True
-            yield from self._send_headers(exchange.headers())
-            yield from self._write(exchange, held)
-
-    @staticmethod
-    def _is_whole_without(answer: WholeAnswer, readings: list[Reading]) -> bool:
-        """Whether all choices had ended before the fault: then nothing of the answer is missing."""
-        return answer.complete and not any(is_content(reading) for reading in readings)
-
-    def _write(self, exchange: Exchange, readings: list[Reading]) -> CommandGenerator[None]:
-        """The hot path: readings of a stream that has begun."""
-        answer = exchange.answer
-        assert isinstance(answer, StreamedAnswer)
-        last = readings[-1]
-        if type(last) is Delta:
-            data = answer.write(readings)
-            if data:
-                yield from self._send(data)
-            self._set_idle(exchange)
-            return
-        fault = _fault_in(readings)
-        if fault is not None:
-            readings = _before(readings)
-        data = answer.write(readings)
-        if fault is not None and answer.complete:
-            # Every choice had its finish_reason: what broke off was only the end of the end.
-            data += answer.write([FINISHED])
-        if data:
-            yield from self._send(data)
-        if answer.done:
-            self.state.attempt_done(exchange)
-            self._leave_upstream()
-            yield from self._end_stream()
-        elif fault is not None:
-            yield from self._fail(fault)
-        elif any(is_content(reading) for reading in readings):
-            self._set_idle(exchange)
-
-    def _leave_upstream(self) -> None:
-        """The answer is complete. What the upstream may still send is its connection's own business."""
-        if self._connection is not None:
-            self.switchboard.leave(self._connection)
-        self._connection = None
-        self._set_deadline(math.inf, self._late)
-        self._ends = self._comment_at = self._show_at = math.inf
-        self.server_state = self.state_done
-
     # -- endings other than good ones
 
     def _answer_with(self, fault: Fault) -> CommandGenerator[None]:
@@ -545,18 +371,3 @@ class GatewayStream(CallerStream):
         exchange.plan = ()
         self._ends = math.inf
         return TimedOut("took longer than the whole call may take", kind="total")
-
-
-def _fault_in(readings: list[Reading]) -> Fault | None:
-    """The fault that ends these readings, if one does: what comes after the end of an answer is not part of it."""
-    for reading in readings:
-        if isinstance(reading, Fault):
-            return reading
-        if isinstance(reading, Finished):
-            return None
-    return None
-
-
-def _before(readings: list[Reading]) -> list[Reading]:
-    """What was said before the fault."""
-    return [reading for reading in readings if not isinstance(reading, Fault)]

@@ -13,7 +13,7 @@ import pytest
 from addons.exchange import Exchange
 from addons.http1 import UpstreamConnection
 from addons.layer import GatewayLayer
-from addons.nodes import Ticket
+from addons.node import Ticket
 from addons.stream import GatewayStream
 from tests.addons.calls import Http2, clean_log, pieces, rest_no_more, unanswered
 from tests.addons.crowd import Caller, ask, at_rest, row, rows

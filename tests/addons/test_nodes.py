@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from addons import nodes as module
-from addons.nodes import KEY_REST, Node, Nodes, Ticket, wait_in_queue, watch
+from addons.node import Node, Ticket, wait_in_queue, watch
+from addons.nodes import KEY_REST, Nodes
 from rules.decide import Decision, Pool, Rules, Target, target_of
 from rules.load import load_rules
 from rules.schema import Defaults, Provider
