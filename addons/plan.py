@@ -128,6 +128,10 @@ def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, probes
         if probes is not None:
             state.nodes.left(node, probes)
         return False
+    except Exception:
+        if probes is not None:  # a bug of ours must not keep a place
+            state.nodes.left(node, probes)
+        raise
     if probes is None:
         probes = node.begin()
     exchange.attempts.append(Attempt(target, state.clock(), node=node, probes=probes))

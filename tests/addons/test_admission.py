@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from addons import plan
 from tests.addons.calls import Answer, clean_log, pieces
 from tests.addons.crowd import Caller, ask, ask_many, at_rest, row, rows, waiting
 from tests.gateway import Gateway
@@ -434,3 +435,24 @@ def test_the_status_shows_who_is_served_and_who_waits() -> None:
                 ollama.release()
                 assert first.answer().status == second.answer().status == 200
         assert math.isclose(row(gateway, LOCAL)["first_token_seconds"], 0.1, abs_tol=0.5)
+
+
+def test_a_bug_on_the_way_out_of_the_queue_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    with OllamaStandIn(["m"], reply=pieces(SAID[LOCAL])) as ollama:
+        text = (
+            f"providers: {{o: {{dialect: ollama, urls: [{ollama.url}], parallel: 1}}}}\n"
+            "rules: [{name: all, use: [o/m]}]\ndefaults: {admission: {wait: 5s}}\n"
+        )
+        with Gateway(text) as gateway:
+            ollama.plan(HoldAfter(1))
+            with Caller(gateway) as first, ExitStack() as stack:
+                assert until(lambda: ollama.holding == 1)
+                second = stack.enter_context(Caller(gateway))
+                gateway.until(lambda: waiting(gateway, "o/m") == 1, "one waits")
+                with monkeypatch.context() as patch:
+                    patch.setattr(plan, "_translated", lambda *_: 1 / 0)
+                    ollama.release()
+                    assert first.answer().status == 200
+                    assert second.answer().status == 500
+            assert ask(gateway).status == 200
+            gateway.until(lambda: at_rest(gateway), "no place is taken")
