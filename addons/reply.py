@@ -50,6 +50,10 @@ class ReplyStream(CallerStream):
     def _fail(self, fault: Fault) -> CommandGenerator[None]:
         """The present attempt failed."""
 
+    @abstractmethod
+    def _let_go(self) -> CommandGenerator[None]:
+        """Gives up the upstream connection in the middle of its reply."""
+
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> CommandGenerator[None]:
         exchange = self.exchange
         assert exchange is not None
@@ -109,9 +113,10 @@ class ReplyStream(CallerStream):
             else:
                 self._heard_at = self.state.clock()
         if self._joint is not None:
-            readings = self._joint.read(readings)
+            given, readings = readings, self._joint.read(readings)
             if not readings:  # held back: it repeats what the caller has
-                self._set_idle(exchange)
+                if any(is_content(reading) for reading in given):
+                    self._set_idle(exchange)
                 return
         if exchange.begun:
             yield from self._write(exchange, readings)
@@ -146,6 +151,8 @@ class ReplyStream(CallerStream):
                 self._set_idle(exchange)
             if answer.done:
                 self.state.attempt_done(exchange)
+                if fault is not None:
+                    yield from self._let_go()
                 self._leave_upstream()
                 yield from self._send_whole(exchange, data)
             return
@@ -183,6 +190,8 @@ class ReplyStream(CallerStream):
             yield from self._send(data)
         if answer.done:
             self.state.attempt_done(exchange)
+            if fault is not None:
+                yield from self._let_go()  # it may never end by itself
             self._leave_upstream()
             yield from self._end_stream()
         elif fault is not None:

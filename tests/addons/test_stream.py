@@ -408,3 +408,19 @@ def test_a_chain_of_bad_targets_is_walked_to_the_one_that_answers() -> None:
         # The one that named a time is not asked again before it.
         gateway.until(lambda: gateway.log.getvalue().count("4 attempts") == 1, "the log counts the attempts")
         gateway.until(lambda: gateway.log.getvalue().count("3 attempts") == 1, "the log counts the attempts")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_server_that_never_ends_its_reply_after_the_answer_s_end_is_let_go(stream: bool) -> None:
+    ended = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    with (
+        RawServer([Expect(), Send(BEGIN + word("a") + chunk(ended)), Wait(9)]) as server,
+        targets(server.url) as gateway,
+        Http2(gateway) as client,
+    ):
+        number = client.ask("any", stream=stream)
+        client.read(lambda: number in client.ended)
+        answer = client.answer(number)
+        assert (answer.text, answer.finish, answer.done) == ("a", ["stop"], int(stream))
+        (calls,) = [seen.connection for seen in server.seen if seen.method == "POST"]
+        gateway.until(lambda: calls not in open_numbers(server), "its connection is closed, the caller's is not", 1.0)
