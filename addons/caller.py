@@ -43,7 +43,7 @@ from mitmproxy.proxy.layers.http._hooks import (
 from addons.exchange import Exchange
 from addons.http1 import fault_response
 from addons.state import State, new_request_id
-from wire.answer import StreamedAnswer, WholeAnswer
+from wire.answer import Streamed
 from wire.errors import BadRequest, TooLarge
 from wire.sse import comment
 
@@ -251,7 +251,8 @@ class CallerStream(HttpStream):
     # -- the answer
 
     def _send_whole(self, exchange: Exchange, data: bytes) -> CommandGenerator[None]:
-        said = {"content-type": WholeAnswer.content_type} | exchange.headers()
+        assert exchange.answer is not None
+        said = {"content-type": exchange.answer.content_type} | exchange.headers()
         fields = [(name.encode(), value.encode()) for name, value in said.items()]
         fields.append((b"content-length", b"%d" % len(data)))
         now = time.time()
@@ -268,12 +269,16 @@ class CallerStream(HttpStream):
             yield from self._send_headers({k: v for k, v in exchange.headers().items() if k not in unknown})
         yield from self._send(WAITING)
 
+    def _content_type(self) -> str:
+        answer = self.exchange.answer if self.exchange is not None else None
+        return answer.content_type if answer is not None else Streamed.content_type
+
     def _send_headers(self, said: dict[str, str]) -> CommandGenerator[None]:
         if self._headers_sent:
             return
         self._headers_sent = True
         headers = {
-            "content-type": StreamedAnswer.content_type,
+            "content-type": self._content_type(),
             "cache-control": "no-cache",
         } | said
         version = self.flow.request.http_version

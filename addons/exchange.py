@@ -16,9 +16,10 @@ from addons.node import Node, Ticket
 from rules.access import Client
 from rules.decide import Decision, Rules, Target
 from rules.health import Candidate
-from wire.answer import StreamedAnswer, WholeAnswer
+from wire.answer import Streamed, Whole
 from wire.errors import Busy, Fault, Resting
-from wire.openai import ChatRequest, Json, Reply
+from wire.openai import Json, ModelRequest, Reply
+from wire.surfaces import CHAT, Surface
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class Exchange:
     created: int
     """Unix time, for the answer's `created`."""
     client: Client | None = None
-    request: ChatRequest | None = None
+    surface: Surface = CHAT
+    """What the caller speaks."""
+    request: ModelRequest | None = None
     decision: Decision | None = None
     plan: tuple[Candidate[Target], ...] = ()
     """The targets in order, with what is known of each in this call."""
@@ -118,7 +121,7 @@ class Exchange:
     """The caller has the beginning of the answer: whoever answers now must go on from there."""
     attempts: list[Attempt] = field(default_factory=list)
     dropped: tuple[str, ...] = ()
-    answer: StreamedAnswer | WholeAnswer | None = None
+    answer: Streamed | Whole | None = None
     first_token: float | None = None
     fault: Fault | None = None
     """Why the call as a whole failed."""

@@ -25,7 +25,7 @@ from addons.state import State
 from addons.verdict import last_words
 from rules.decide import Target
 from rules.health import Candidate, Failure, after, goes_on
-from wire.answer import StreamedAnswer
+from wire.answer import Streamed
 from wire.errors import BadRequest, ConnectFailed, ContextTooLong, Fault, ModelMissing, NotContinued
 from wire.resume import why_not
 
@@ -109,7 +109,7 @@ def _with_larger_window(one: Candidate[Target], too_small: Target) -> Candidate[
 def _why_not_continued(exchange: Exchange) -> str | None:
     """Why the answer that broke off must not be continued by another target; None where it may."""
     answer, request, decision = exchange.answer, exchange.request, exchange.decision
-    assert isinstance(answer, StreamedAnswer)
+    assert isinstance(answer, Streamed)
     assert request is not None
     assert decision is not None
     return "the rules say that it is not continued" if decision.mid_stream == "error" else why_not(request, answer.said)

@@ -22,7 +22,7 @@ from mitmproxy.proxy.layer import CommandGenerator
 from addons.http1 import fault_response
 from addons.request import take_key
 from addons.state import State, new_request_id
-from wire.answer import StreamedAnswer
+from wire.answer import Streamed
 from wire.errors import Fault
 
 UNGUARDED = frozenset({"load", "configure", "running", "done"})
@@ -86,7 +86,7 @@ def hide_keys(flow: HTTPFlow) -> None:
 
 def _is_stream(response: http.Response | None) -> bool:
     """True for an answer that the caller has read already, or is reading."""
-    return response is not None and response.headers.get("content-type") == StreamedAnswer.content_type
+    return response is not None and response.headers.get("content-type") == Streamed.content_type
 
 
 class RefusingLayer(layer.Layer):

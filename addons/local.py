@@ -15,16 +15,23 @@ from addons.state import State
 from addons.status import status_of
 from rules.conditions import model_name
 from wire.errors import ModelNotFound
-from wire.openai import Json
+from wire.openai import Json, ModelRequest
+from wire.surfaces import CHAT, Surface
 
 type Answer = Callable[[http.HTTPFlow, Exchange, State], http.Response]
+type Read = Callable[[http.HTTPFlow, Exchange, State], ModelRequest]
+"""Reads and checks a call that goes to a model; raises the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     methods: tuple[str, ...]
-    answer: Answer | None
+    answer: Answer | None = None
     """None: the call goes to a model."""
+    surface: Surface = CHAT
+    """What its caller speaks, where the call goes to a model."""
+    read: Read | None = None
+    """How a call that goes to a model is read; None: its body is the JSON that the surface checks."""
     open: bool = False
     """Answered without a key."""
     to_the_end: bool = False
@@ -87,7 +94,7 @@ def _status(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
 
 
 ENDPOINTS: dict[str, Endpoint] = {
-    "/chat/completions": Endpoint(("POST",), None),
+    "/chat/completions": Endpoint(("POST",), surface=CHAT),
     "/models": Endpoint(("GET", "HEAD"), _models),
     "/models/{id}": Endpoint(("GET", "HEAD"), _model),
     "/health": Endpoint(("GET", "HEAD"), _health, open=True, to_the_end=True),

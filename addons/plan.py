@@ -17,11 +17,11 @@ from addons.state import State, new_tool_call_id
 from addons.verdict import last_words
 from rules.decide import Target
 from rules.health import Ask, Candidate, Wait, next_step
-from wire.answer import StreamedAnswer
+from wire.answer import Streamed
 from wire.blank import NotBlank
 from wire.dialects import DIALECTS, Facets
-from wire.errors import BadRequest, Busy, Resting
-from wire.openai import ChatRequest, Reply
+from wire.errors import BadRequest, Busy, Resting, Untranslatable
+from wire.openai import ModelRequest, Reply
 from wire.profiles import PROFILES
 from wire.resume import continued
 
@@ -168,22 +168,24 @@ def _note_resting(exchange: Exchange, state: State, before: int) -> None:
         exchange.attempts.append(Attempt(one.target, now, fault=fault))
 
 
-def _translated(exchange: Exchange, request: ChatRequest, target: Target, state: State) -> UpstreamCall:
+def _translated(exchange: Exchange, request: ModelRequest, target: Target, state: State) -> UpstreamCall:
     """Raises BadRequest where the target's dialect cannot say it."""
-    dialect = DIALECTS[target.dialect]
+    operation = DIALECTS[target.dialect].operations.get(request.operation)
+    if operation is None:
+        raise Untranslatable(f"A server of this kind cannot be asked for {request.operation}.")
     profile = PROFILES[target.profile]
     facets = Facets(target.profile, target.num_ctx, target.keep_alive)
     wants_json = request.wants_json
-    if exchange.begun and isinstance(exchange.answer, StreamedAnswer):
+    if exchange.begun and isinstance(exchange.answer, Streamed):
         request = continued(request, exchange.answer.said)
         wants_json = wants_json and request.prefill is None
-    translated = dialect.translate(request, target.model, facets)
+    translated = operation.translate(request, target.model, facets)
     if not exchange.begun:
         exchange.dropped = translated.dropped
     host, port = _address(target, state)
 
     def read(content_type: str) -> Reply:
-        reply = dialect.read(new_tool_call_id, content_type, facets)
+        reply = operation.read(new_tool_call_id, content_type, facets, request)
         return NotBlank(reply) if wants_json else reply
 
     return UpstreamCall(
@@ -191,8 +193,8 @@ def _translated(exchange: Exchange, request: ChatRequest, target: Target, state:
         host=host,
         port=port,
         tls=target.tls,
-        path=dialect.chat_path(target.path, facets, request.prefill is not None),
-        accept=dialect.accept,
+        path=operation.path(target.path, facets, request.prefill is not None),
+        accept=operation.accept,
         body=translated.body,
         read=read,
         patience=target.patience if target.patience is not None else profile.patience,

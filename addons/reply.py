@@ -19,7 +19,7 @@ from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessa
 from addons.caller import CallerStream, Switchboard
 from addons.exchange import Exchange
 from addons.state import State
-from wire.answer import StreamedAnswer, WholeAnswer
+from wire.answer import Streamed, Whole
 from wire.errors import Fault, Garbled, rejection
 from wire.openai import FINISHED, Delta, Finished, Reading, Reply, Usage, is_content
 from wire.resume import Joint
@@ -142,10 +142,10 @@ class ReplyStream(CallerStream):
         answer = exchange.answer
         assert answer is not None
         fault = _fault_in(readings)
-        if fault is not None and not (isinstance(answer, WholeAnswer) and self._is_whole_without(answer, readings)):
+        if fault is not None and not (isinstance(answer, Whole) and self._is_whole_without(answer, readings)):
             yield from self._fail(fault)
             return
-        if isinstance(answer, WholeAnswer):
+        if isinstance(answer, Whole):
             data = answer.write(readings if fault is None else [*_before(readings), FINISHED])
             if self._speaks:
                 self._set_idle(exchange)
@@ -164,14 +164,14 @@ class ReplyStream(CallerStream):
             yield from self._write(exchange, held)
 
     @staticmethod
-    def _is_whole_without(answer: WholeAnswer, readings: list[Reading]) -> bool:
+    def _is_whole_without(answer: Whole, readings: list[Reading]) -> bool:
         """Whether all choices had ended before the fault: then nothing of the answer is missing."""
         return answer.complete and not any(is_content(reading) for reading in readings)
 
     def _write(self, exchange: Exchange, readings: list[Reading]) -> CommandGenerator[None]:
         """The hot path: readings of a stream that has begun."""
         answer = exchange.answer
-        assert isinstance(answer, StreamedAnswer)
+        assert isinstance(answer, Streamed)
         last = readings[-1]
         if type(last) is Delta:
             data = answer.write(readings)

@@ -20,7 +20,7 @@ from addons.state import State, new_request_id
 from rules.access import Client, bearer, is_local_origin
 from rules.conditions import Facts
 from rules.decide import Decision, decide
-from wire.check import check_chat, parse_body
+from wire.check import parse_body
 from wire.errors import (
     BadRequest,
     Fault,
@@ -106,15 +106,20 @@ class Request:
         assert endpoint is not None
         try:
             if endpoint.answer is None:
-                self._route(flow, exchange)
+                self._route(flow, exchange, endpoint)
             else:
                 flow.response = endpoint.answer(flow, exchange, self.state)
         except Fault as fault:
             refuse(flow, exchange, fault)
 
-    def _route(self, flow: HTTPFlow, exchange: Exchange) -> None:
-        """Checks a chat request and decides where it goes; raises the fault."""
-        request = exchange.request = check_chat(parse_body(flow.request.raw_content or b""))
+    def _route(self, flow: HTTPFlow, exchange: Exchange, endpoint: Endpoint) -> None:
+        """Checks a request to a model and decides where it goes; raises the fault."""
+        exchange.surface = endpoint.surface
+        if endpoint.read is not None:
+            request = endpoint.read(flow, exchange, self.state)
+        else:
+            request = endpoint.surface.check(parse_body(flow.request.raw_content or b""))
+        exchange.request = request
         client = exchange.client
         assert client is not None
         has = frozenset(name for name, held in (("tools", request.has_tools), ("images", request.has_images)) if held)

@@ -26,7 +26,7 @@ def new_request_id() -> str:
 
 
 def new_call_id() -> str:
-    return f"chatcmpl-{os.urandom(16).hex()}"
+    return os.urandom(16).hex()
 
 
 def new_tool_call_id() -> str:

@@ -33,7 +33,7 @@ from addons.exchange import Exchange, UpstreamCall
 from addons.http1 import CallData, fault_response
 from addons.reply import SILENT, ReplyStream
 from addons.state import new_call_id
-from wire.answer import StreamedAnswer, WholeAnswer
+from wire.answer import Opening, Streamed, Whole
 from wire.errors import (
     ConnectFailed,
     Cut,
@@ -201,21 +201,16 @@ class GatewayStream(ReplyStream):
         yield SendHttp(CallData(self.stream_id, call.head(), call.body), connection)
         return None
 
-    def _new_answer(self, exchange: Exchange, call: UpstreamCall) -> StreamedAnswer | WholeAnswer:
-        assert exchange.request is not None
-        if not exchange.request.stream:
-            return WholeAnswer(call_id=new_call_id(), created=exchange.created, model=call.target.model)
-        return StreamedAnswer(
-            call_id=new_call_id(),
-            created=exchange.created,
-            model=call.target.model,
-            include_usage=exchange.request.include_usage,
-        )
+    def _new_answer(self, exchange: Exchange, call: UpstreamCall) -> Streamed | Whole:
+        request = exchange.request
+        assert request is not None
+        opening = Opening(new_call_id(), exchange.created, call.target.model, request)
+        return exchange.surface.streamed(opening) if request.stream else exchange.surface.whole(opening)
 
     def _join(self, exchange: Exchange, call: UpstreamCall) -> None:
         """The next attempt goes on with the answer that the caller has the beginning of."""
         answer = exchange.answer
-        assert isinstance(answer, StreamedAnswer)
+        assert isinstance(answer, Streamed)
         exchange.attempts[-1].continues = True
         answer.usage = None  # of the attempt that failed; its own record has it
         said = answer.said
@@ -246,7 +241,7 @@ class GatewayStream(ReplyStream):
         if self._headers_sent:
             if exchange is not None:
                 exchange.fault = exchange.fault or fault
-            yield from self._send(fault_frame(fault))
+            yield from self._send(self._last_words(fault))
             yield from self._end_stream()
             return
         if self.flow.response is None:
@@ -255,6 +250,14 @@ class GatewayStream(ReplyStream):
             extra = exchange.headers() if exchange is not None else {}
             self.flow.response = fault_response(fault, exchange.request_id if exchange else "", extra)
         yield from self.send_response()
+
+    def _last_words(self, fault: Fault) -> bytes:
+        if self.exchange is None:
+            return fault_frame(fault)
+        answer = self.exchange.answer
+        if self.exchange.begun and isinstance(answer, Streamed):
+            return answer.fail(fault)
+        return self.exchange.surface.last_words(fault)
 
     def _shut_down(self) -> CommandGenerator[None]:
         """The gateway's time is over: whoever still waits for an answer is told so."""

@@ -7,26 +7,76 @@ of its own and only if asked, an exact `data: [DONE]`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import assert_never
 
 import orjson
 
 from wire.errors import DONE, Fault, fault_frame
 from wire.fold import Fold
-from wire.openai import Delta, Finished, Json, Reading, Usage
+from wire.openai import Delta, Finished, Json, ModelRequest, Reading, Usage
 from wire.resume import Said
 
 _OPENING = {"role": "assistant", "content": "", "refusal": None}
 _OPENING_WITH_CALL = {"role": "assistant", "content": None, "refusal": None}
 
 
-class StreamedAnswer:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What an answer says of itself, and the request that it answers."""
+
+    call_id: str
+    """Without a prefix: each kind of object has its own (`chatcmpl-`, `resp_`)."""
+    created: int
+    """Unix time."""
+    model: str
+    request: ModelRequest
+
+
+class Answer(ABC):
+    """The caller's side of a call: readings in, bytes out. One per answer, however many upstreams it took."""
+
+    content_type: str
+    usage: Json | None = None
+    """OpenAI's usage object of a chat completion, whatever the endpoint: for the log."""
+    finish_reason: str | None = None
+    done: bool = False
+    """The answer is complete, or has ended in an error."""
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Every choice that began has its finish_reason: only formalities can be missing."""
+
+    @abstractmethod
+    def write(self, readings: list[Reading]) -> bytes:
+        """The bytes for these readings, `b""` where there are none."""
+
+
+class Streamed(Answer):
+    """An answer that goes out as it comes. A Fault among the readings ends it, in the words of fault_frame()."""
+
+    content_type = "text/event-stream; charset=utf-8"
+    said: Said
+    """What the caller has seen of it."""
+
+    @abstractmethod
+    def fail(self, fault: Fault) -> bytes:
+        """The last words of an answer that cannot go on."""
+
+
+class Whole(Answer):
+    """An answer that goes out at once when it is complete; until then nothing was sent, so a Fault is raised."""
+
+    content_type = "application/json"
+
+
+class StreamedAnswer(Streamed):
     """write() gives the SSE bytes for readings; the first ones are preceded by the role delta.
 
     Readings of several upstreams may follow one another, if those of the later ones go on from the earlier ones'.
     """
-
-    content_type = "text/event-stream; charset=utf-8"
 
     def __init__(self, *, call_id: str, created: int, model: str, include_usage: bool) -> None:
         self._include_usage = include_usage
@@ -77,11 +127,14 @@ class StreamedAnswer:
                 case Finished():
                     self._finish(out)
                 case Fault():
-                    out.append(fault_frame(reading))
-                    self.done = True
+                    out.append(self.fail(reading))
                 case _:
                     assert_never(reading)
         return b"".join(out)
+
+    def fail(self, fault: Fault) -> bytes:
+        self.done = True
+        return fault_frame(fault)
 
     def _write_delta(self, piece: Delta, out: list[bytes]) -> None:
         index = piece.choice
@@ -117,10 +170,8 @@ class StreamedAnswer:
         return self._head + orjson.dumps(choice) + self._tail
 
 
-class WholeAnswer:
+class WholeAnswer(Whole):
     """write() collects and gives nothing until the readings say Finished; then the whole reply, at once."""
-
-    content_type = "application/json"
 
     def __init__(self, *, call_id: str, created: int, model: str) -> None:
         self._call_id = call_id

@@ -7,8 +7,10 @@ a whole reply. One mapping per dialect serves both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import orjson
 
@@ -35,27 +37,54 @@ class Prefill:
         return max(1, asked - self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A checked request to /v1/chat/completions. Nobody changes `body`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """A checked request to a model, whichever endpoint it came to. Nobody changes `body`."""
 
+    operation: ClassVar[str]
+    """What is asked of a target: a key of Dialect.operations."""
     body: Json
-    """As the caller sent it."""
+    """As the caller sent it; where the endpoint was translated onto another one's, the body of that one."""
     model: str
-    stream: bool
-    include_usage: bool
-    prompt_chars: int
-    """Characters of text in all messages."""
-    has_tools: bool
-    has_images: bool
+    stream: bool = False
+    include_usage: bool = False
+    prompt_chars: int = 0
+    """Characters of text in all that is sent to the model."""
+    has_tools: bool = False
+    has_images: bool = False
     wants_json: bool = False
     """The answer must be JSON: blanks are none."""
     prefill: Prefill | None = None
     """Where the answer has begun already."""
+    origin: Json | None = None
+    """The caller's own body, where `body` is a translation of it."""
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.body.get("n") or 1
+
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(ModelRequest):
+    """A checked request for a chat completion, in the words of /v1/chat/completions."""
+
+    operation: ClassVar[str] = "chat"
+    fetched: Mapping[str, str] = _NOTHING
+    """http(s) URL of an image -> its data URL, for targets that take no URLs. What could not be fetched is missing."""
+    thoughts: Mapping[str, str] = _NOTHING
+    """Tool call id -> the reasoning that led to it, where it is remembered: some servers want it back."""
 
 
 class Delta(NamedTuple):
-    """A piece of one choice, as in an OpenAI chunk: `delta` never holds a role, nor keys without content."""
+    """A piece of one choice, as in an OpenAI chunk: `delta` never holds a role, nor keys without content.
+
+    Of other replies than texts: `{"embedding": [...]}` is the vector of the input with the number `choice`, `{"raw":
+    b"..."}` a piece of a body that is relayed as it is.
+    """
 
     delta: Json
     finish_reason: str | None = None

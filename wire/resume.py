@@ -13,7 +13,7 @@ from itertools import count
 from typing import assert_never
 
 from wire.errors import Fault, NotContinued
-from wire.openai import ChatRequest, Delta, Finished, Json, Prefill, Reading, Usage
+from wire.openai import Delta, Finished, Json, ModelRequest, Prefill, Reading, Usage
 
 SAME_BY_CHANCE = 16
 """Characters. A continuation that begins like the whole answer for fewer than these does so by chance."""
@@ -56,20 +56,20 @@ class Said:
                 self.other = True
 
 
-def why_not(request: ChatRequest, said: Said) -> str | None:
+def why_not(request: ModelRequest, said: Said) -> str | None:
     """Why the answer cannot be continued, in words for the caller; None where it can."""
     if said.calls:
         return "a tool call was under way"
     if said.other:
         return "it held more than text"
-    if said.choices or (request.body.get("n") or 1) > 1:
+    if said.choices or request.choices > 1:
         return "several choices were asked for"
     if request.wants_json and said.text.strip():
         return "JSON was asked for, and a part of it was sent"
     return None
 
 
-def continued(request: ChatRequest, said: Said) -> ChatRequest:
+def continued[Asked: ModelRequest](request: Asked, said: Said) -> Asked:
     """The request for the rest of the answer; the same request where no text was said, for then nothing is lost."""
     text = said.text
     if not text.strip():

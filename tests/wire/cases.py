@@ -19,7 +19,7 @@ import yaml
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.dialects import DIALECTS, Facets
 from wire.errors import Fault, rejection
-from wire.openai import Delta, Finished, Json, Reading, Reply
+from wire.openai import ChatRequest, Delta, Finished, Json, Reading, Reply
 
 CASES = Path(__file__).parent.parent / "cases"
 CALL_ID = "chatcmpl-test"
@@ -47,6 +47,10 @@ def cases(folder: str) -> list[Case]:
     return found
 
 
+ASKED = ChatRequest(body={"messages": []}, model="m")
+"""A request that asks for nothing in particular."""
+
+
 def params(found: Iterable[Case]) -> list[Any]:
     """The cases as parameters of a test, under their own names."""
     return [pytest.param(case, id=f"{case.file}: {case.name}") for case in found]
@@ -63,7 +67,7 @@ def reader(case: Case) -> Reply:
     dialect = case.common["dialect"]
     facets = Facets(profile=case.common.get("profile", "compat"))
     content_type = case.row["upstream"].get("content_type", "text/event-stream")
-    return DIALECTS[dialect].read(lambda: next(ids), content_type, facets)
+    return DIALECTS[dialect].operations["chat"].read(lambda: next(ids), content_type, facets, ASKED)
 
 
 def body(case: Case) -> bytes:

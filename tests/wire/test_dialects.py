@@ -35,7 +35,7 @@ from wire.profiles import PROFILES
 def test_a_chat_endpoint_is_found_from_the_configured_path(
     dialect: str, profile: str, path: str, expected: str
 ) -> None:
-    assert DIALECTS[dialect].chat_path(path, Facets(profile=profile)) == expected
+    assert DIALECTS[dialect].operations["chat"].path(path, Facets(profile=profile)) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_chat_endpoint_is_found_from_the_configured_path(
 def test_an_answer_is_continued_where_the_server_can_do_so(
     dialect: str, profile: str, path: str, expected: str
 ) -> None:
-    assert DIALECTS[dialect].chat_path(path, Facets(profile=profile), prefill=True) == expected
+    assert DIALECTS[dialect].operations["chat"].path(path, Facets(profile=profile), prefill=True) == expected
 
 
 def test_patience_and_a_promise_to_go_on_are_facts_about_deepseek_alone() -> None:
@@ -65,7 +65,7 @@ def test_patience_and_a_promise_to_go_on_are_facts_about_deepseek_alone() -> Non
 
 
 def test_every_dialect_names_the_media_type_of_its_streams() -> None:
-    assert {name: dialect.accept for name, dialect in DIALECTS.items()} == {
+    assert {name: dialect.operations["chat"].accept for name, dialect in DIALECTS.items()} == {
         "ollama": "application/x-ndjson",
         "openai": "text/event-stream",
         "sandbox": "application/x-ndjson",

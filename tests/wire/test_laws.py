@@ -18,7 +18,20 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.wire.cases import CALL_ID, CREATED, MODEL, Case, body, cases, is_read, params, readings, streamed, whole
+from tests.wire.cases import (
+    ASKED,
+    CALL_ID,
+    CREATED,
+    MODEL,
+    Case,
+    body,
+    cases,
+    is_read,
+    params,
+    readings,
+    streamed,
+    whole,
+)
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.compat import CompatReply
 from wire.dialects import DIALECTS, Facets
@@ -107,11 +120,12 @@ def test_a_broken_stream_ends_in_its_fault_and_never_looks_complete(case: Case) 
 
 @pytest.mark.parametrize("case", params(STREAMS))
 def test_a_reader_says_nothing_after_the_end_or_a_fault(case: Case) -> None:
-    dialect, facets = DIALECTS[case.common["dialect"]], Facets(profile=case.common.get("profile", "compat"))
+    chat = DIALECTS[case.common["dialect"]].operations["chat"]
+    facets = Facets(profile=case.common.get("profile", "compat"))
     content_type = case.row["upstream"].get("content_type", "text/event-stream")
     data = body(case)
     for size in (len(data) + 1, 1):
-        reply = dialect.read(lambda: "call_made", content_type, facets)
+        reply = chat.read(lambda: "call_made", content_type, facets, ASKED)
         batches = [reply.feed(data[at : at + size]) for at in range(0, len(data), size)]
         batches.append(reply.close())
         ends = [
@@ -300,7 +314,7 @@ CHUNK = st.fixed_dictionaries(
 def _answered(dialect: str, lines: list[bytes]) -> None:
     """Reads the lines and writes both answers, which fit the SDK's strict types."""
     facets = Facets(profile="deepseek" if dialect == "openai" else "compat")
-    reply = DIALECTS[dialect].read(lambda: "call_made", "text/event-stream", facets)
+    reply = DIALECTS[dialect].operations["chat"].read(lambda: "call_made", "text/event-stream", facets, ASKED)
     found = [reading for line in lines for reading in reply.feed(line)] + reply.close()
     answer = StreamedAnswer(call_id=CALL_ID, created=CREATED, model=MODEL, include_usage=True)
     chunks = _chunks(answer.write(found))
