@@ -122,6 +122,8 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     dropped: tuple[str, ...] = ()
     answer: Streamed | Whole | None = None
+    on_done: Callable[[Streamed | Whole], None] | None = None
+    """Is told once that the answer is complete, before the caller gets its last bytes."""
     first_token: float | None = None
     fault: Fault | None = None
     """Why the call as a whole failed."""

@@ -74,7 +74,9 @@ class ChatRequest(ModelRequest):
 
     operation: ClassVar[str] = "chat"
     fetched: Mapping[str, str] = _NOTHING
-    """http(s) URL of an image -> its data URL, for targets that take no URLs. What could not be fetched is missing."""
+    """http(s) URL of an image -> its data URL, for targets that take no URLs."""
+    unfetched: Mapping[str, str] = _NOTHING
+    """http(s) URL of an image -> why it could not be fetched, in words for the caller."""
     thoughts: Mapping[str, str] = _NOTHING
     """Tool call id -> the reasoning that led to it, where it is remembered: some servers want it back."""
 
