@@ -77,6 +77,18 @@ class LastCall(HttpEvent):
     """The gateway is about to end."""
 
 
+class Fan(Protocol):
+    """The parts of a call (parts.py)."""
+
+    def begin(self) -> None:
+        """Asks for the first of them."""
+        ...
+
+    def cancel(self) -> CommandGenerator[None]:
+        """Gives all of them up."""
+        ...
+
+
 class Switchboard(Protocol):
     """What a stream needs of its layer."""
 
@@ -94,12 +106,19 @@ class Switchboard(Protocol):
         """Says that a call has its answer, though the reply may not have ended yet."""
         ...
 
+    def fan_out(self, stream: CallerStream) -> Fan:
+        """The parts of a call that is asked in parts."""
+        ...
+
     def caller_is_behind(self) -> bool:
         """True while the caller has not taken what it was sent: then we do not read from its upstream either."""
         ...
 
 
 class CallerStream(HttpStream):
+    _fan: Fan | None = None
+    """Where the call is asked in parts: those."""
+
     def __init__(self, context: Context, stream_id: int, state: State, switchboard: Switchboard) -> None:
         super().__init__(context, stream_id)
         self.state = state
@@ -121,6 +140,12 @@ class CallerStream(HttpStream):
         self._body_size = 0
         self._expects_continue = False
         self._headers_sent = False
+        self.headers_out = False
+        """Not only decided on: they are on their way, so data may follow."""
+        self.ahead: list[bytes] = []
+        """Data that came while a hook still held the headers back."""
+        self.ends_after_headers = False
+        """The end came as well."""
         self._kept: list[bytes] = []
         self._kept_size = 0
 
@@ -250,7 +275,7 @@ class CallerStream(HttpStream):
 
     # -- the answer
 
-    def _send_whole(self, exchange: Exchange, data: bytes) -> CommandGenerator[None]:
+    def send_whole(self, exchange: Exchange, data: bytes) -> CommandGenerator[None]:
         assert exchange.answer is not None
         said = {"content-type": exchange.answer.content_type} | exchange.headers()
         fields = [(name.encode(), value.encode()) for name, value in said.items()]
@@ -266,14 +291,14 @@ class CallerStream(HttpStream):
         """Headers that go out early cannot name the target: who answers is not known yet."""
         if not self._headers_sent:
             unknown = ("x-gateway-target", "x-gateway-dropped")
-            yield from self._send_headers({k: v for k, v in exchange.headers().items() if k not in unknown})
-        yield from self._send(WAITING)
+            yield from self.send_headers({k: v for k, v in exchange.headers().items() if k not in unknown})
+        yield from self.send(WAITING)
 
     def _content_type(self) -> str:
         answer = self.exchange.answer if self.exchange is not None else None
         return answer.content_type if answer is not None else Streamed.content_type
 
-    def _send_headers(self, said: dict[str, str]) -> CommandGenerator[None]:
+    def send_headers(self, said: dict[str, str]) -> CommandGenerator[None]:
         if self._headers_sent:
             return
         self._headers_sent = True
@@ -292,9 +317,17 @@ class CallerStream(HttpStream):
         response.data.content = None
         self.flow.response = response
         yield HttpResponseHeadersHook(self.flow)
+        if self.flow_is_over:
+            return
         yield SendHttp(ResponseHeaders(self.stream_id, response, end_stream=False), self.context.client)
+        self.headers_out = True
+        ahead, self.ahead = self.ahead, []
+        for data in ahead:
+            yield from self.send(data)
+        if self.ends_after_headers:
+            yield from self.end_stream()
 
-    def _send(self, data: bytes) -> CommandGenerator[None]:
+    def send(self, data: bytes) -> CommandGenerator[None]:
         if self.state.keep_bodies and self._kept_size < MAX_KEPT:
             self._kept.append(data)
             self._kept_size += len(data)
@@ -311,7 +344,7 @@ class CallerStream(HttpStream):
             self.flow.response.data.content = b"".join(self._kept)
             yield AnswerGrowsHook(self.flow)
 
-    def _end_stream(self) -> CommandGenerator[None]:
+    def end_stream(self) -> CommandGenerator[None]:
         assert self.flow.response is not None
         self.flow.response.timestamp_end = time.time()
         if self._kept:
@@ -340,6 +373,7 @@ class CallerStream(HttpStream):
         """
         if self.exchange is not None:
             self.state.let_go(self.exchange)  # whatever way led here, no place is held any more
+        self._fan = None
         self.context.layers.clear()
         self.client_state = self.server_state = _over
 

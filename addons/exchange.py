@@ -19,6 +19,7 @@ from rules.health import Candidate
 from wire.answer import Streamed, Whole
 from wire.errors import Busy, Fault, Resting
 from wire.openai import Json, ModelRequest, Reply
+from wire.parts import Part
 from wire.surfaces import CHAT, Surface
 
 
@@ -106,6 +107,8 @@ class Exchange:
     surface: Surface = CHAT
     """What the caller speaks."""
     request: ModelRequest | None = None
+    parts: tuple[Part, ...] = ()
+    """What it is split into, where one upstream call cannot answer it."""
     decision: Decision | None = None
     plan: tuple[Candidate[Target], ...] = ()
     """The targets in order, with what is known of each in this call."""
@@ -139,6 +142,12 @@ class Exchange:
         """The attempt under way."""
         attempt = self.attempts[-1] if self.attempts else None
         return attempt if attempt is not None and attempt.node is not None else None
+
+    def conclude(self) -> None:
+        """Before the caller gets its last bytes: what it asks for next may build on this answer."""
+        if self.on_done is not None and self.answer is not None and self.answer.done:
+            tell, self.on_done = self.on_done, None
+            tell(self.answer)
 
     def stop_asking(self) -> None:
         """Nobody else is asked in this call."""

@@ -20,6 +20,8 @@ What went wrong before, and is guarded here:
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mitmproxy.connection import Connection, Server
@@ -35,8 +37,9 @@ from mitmproxy.proxy.layers.http import (
     RegisterHttpConnection,
 )
 
-from addons.caller import LastCall
+from addons.caller import CallerStream, LastCall
 from addons.http1 import CallerHttp1, UpstreamConnection
+from addons.parts import FanOut, PartStream
 from addons.state import State, new_request_id
 from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, Tick
 
@@ -72,6 +75,9 @@ class GatewayLayer(HttpLayer):
         super().__init__(context, mode)
         self.state = state
         self._upstreams: dict[Connection, _Upstream] = {}
+        self._newborn: deque[PartStream] = deque()
+        """Parts of a call that are still to begin."""
+        self._part_id = 0
         self._wake_at = math.inf
         self._alarm: commands.RequestWakeup | None = None
         self.earliest = math.inf
@@ -83,6 +89,9 @@ class GatewayLayer(HttpLayer):
             yield from self.event_to_child(self.connections[event.connection], event)
         else:
             yield from self._rare_event(event)
+        while self._newborn:
+            stream = self._newborn.popleft()
+            yield from self.event_to_child(stream, Tick(stream.stream_id))
         if self.earliest < self._wake_at:
             yield from self._set_alarm()
 
@@ -119,6 +128,18 @@ class GatewayLayer(HttpLayer):
     def make_stream(self, stream_id: int) -> CommandGenerator[None]:
         self.streams[stream_id] = GatewayStream(self.context.fork(), stream_id, self.state, self)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+    def fan_out(self, stream: CallerStream) -> FanOut:
+        """The parts of a call that is asked in parts."""
+        assert isinstance(stream, GatewayStream)
+        return FanOut(stream, self._adopt)
+
+    def _adopt(self, make: Callable[[Context, int], PartStream]) -> PartStream:
+        self._part_id -= 1  # the caller's streams count up
+        stream = make(self.context.fork(), self._part_id)
+        self.streams[self._part_id] = stream
+        self._newborn.append(stream)
+        return stream
 
     def _look_at_the_clock(self) -> CommandGenerator[None]:
         now = self.state.clock()

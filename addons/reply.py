@@ -153,14 +153,15 @@ class ReplyStream(CallerStream):
                 self.state.attempt_done(exchange)
                 if fault is not None:
                     yield from self._let_go()
-                self._leave_upstream()
-                yield from self._send_whole(exchange, data)
+                self.leave_upstream()
+                exchange.conclude()
+                yield from self.send_whole(exchange, data)
             return
         self._held += readings
         if self._speaks or any(isinstance(reading, Finished) for reading in self._held):
             held, self._held = self._held, []
             exchange.begun = True
-            yield from self._send_headers(exchange.headers())
+            yield from self.send_headers(exchange.headers())
             yield from self._write(exchange, held)
 
     @staticmethod
@@ -176,7 +177,7 @@ class ReplyStream(CallerStream):
         if type(last) is Delta:
             data = answer.write(readings)
             if data:
-                yield from self._send(data)
+                yield from self.send(data)
             self._set_idle(exchange)
             return
         fault = _fault_in(readings)
@@ -186,20 +187,21 @@ class ReplyStream(CallerStream):
         if fault is not None and answer.complete:
             # Every choice had its finish_reason: what broke off was only the end of the end.
             data += answer.write([FINISHED])
+        exchange.conclude()
         if data:
-            yield from self._send(data)
+            yield from self.send(data)
         if answer.done:
             self.state.attempt_done(exchange)
             if fault is not None:
                 yield from self._let_go()  # it may never end by itself
-            self._leave_upstream()
-            yield from self._end_stream()
+            self.leave_upstream()
+            yield from self.end_stream()
         elif fault is not None:
             yield from self._fail(fault)
         elif any(is_content(reading) for reading in readings):
             self._set_idle(exchange)
 
-    def _leave_upstream(self) -> None:
+    def leave_upstream(self) -> None:
         """The answer is complete. What the upstream may still send is its connection's own business."""
         if self._connection is not None:
             self.switchboard.leave(self._connection)

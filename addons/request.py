@@ -6,7 +6,6 @@ The caller's key is taken out of the flow before anything else looks at it; mitm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from mitmproxy.http import HTTPFlow
@@ -16,24 +15,25 @@ from addons.exchange import Exchange, readable
 from addons.http1 import fault_response
 from addons.local import ENDPOINTS, Endpoint
 from addons.plan import decide_next
+from addons.route import HeaderView, facts_of, no_route
 from addons.state import State, new_request_id
 from rules.access import Client, bearer, is_local_origin
-from rules.conditions import Facts
-from rules.decide import Decision, decide
+from rules.decide import Target, decide
 from wire.check import parse_body
+from wire.dialects import DIALECTS, Facets
 from wire.errors import (
     BadRequest,
     Fault,
     Forbidden,
     KeyMissing,
     MethodNotAllowed,
-    ModelNotFound,
     NoRoute,
     NotFound,
     ShuttingDown,
     TooLarge,
     Unauthorized,
 )
+from wire.openai import ModelRequest
 
 SECRET_HEADERS = frozenset(
     # Browsers put the key into a subprotocol's name, for they cannot set headers on a websocket.
@@ -122,20 +122,16 @@ class Request:
         exchange.request = request
         client = exchange.client
         assert client is not None
-        has = frozenset(name for name, held in (("tools", request.has_tools), ("images", request.has_images)) if held)
-        facts = Facts(
-            model=request.model,
-            prompt_chars=request.prompt_chars,
-            stream=request.stream,
-            has=has,
-            client=client.name,
-            headers=_HeaderView(flow),
-            servers=self.state.seen,
-        )
+        facts = facts_of(request, client=client.name, headers=HeaderView(flow), servers=self.state.seen)
         decision = exchange.decision = decide(exchange.rules, facts)
         if not decision.pools:
             raise no_route(request.model, decision)
         state = self.state
+        parts = exchange.surface.split(request)
+        if len(parts) > 1 and any(_one_by_one(request, target) for pool in decision.pools for target in pool.targets):
+            exchange.parts = parts
+            flow.comment = f"{decision.rule} → {len(parts)} parts"
+            return
         exchange.plan = state.nodes.plan(exchange.rules, decision, request.prompt_chars, state.chance(), state.wall())
         decide_next(flow, exchange, state)
         if exchange.upstream is not None:
@@ -147,21 +143,10 @@ class Request:
             raise exchange.fault
 
 
-class _HeaderView(Mapping[str, str]):
-    """The request's headers as a mapping that is only read where a rule asks for one."""
-
-    def __init__(self, flow: HTTPFlow) -> None:
-        self._headers = flow.request.headers
-
-    def __getitem__(self, name: str) -> str:
-        value: str = self._headers[name]
-        return value
-
-    def __iter__(self):  # type: ignore[no-untyped-def]  # never walked
-        return iter(self._headers)
-
-    def __len__(self) -> int:
-        return len(self._headers)
+def _one_by_one(request: ModelRequest, target: Target) -> bool:
+    """Whether a target cannot be told the request at once."""
+    operation = DIALECTS[target.dialect].operations.get(request.operation)
+    return operation is not None and operation.one_by_one(request, Facets(target.profile))
 
 
 def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
@@ -238,13 +223,3 @@ def find_endpoint(flow: HTTPFlow) -> Endpoint | None:
     if endpoint is None and path.startswith("/models/") and len(path) > len("/models/"):
         endpoint = ENDPOINTS["/models/{id}"]
     return endpoint
-
-
-def no_route(model: str, decision: Decision) -> Fault:
-    if decision.rule is None:
-        return ModelNotFound(
-            f"The model `{model[:200]}` does not exist or you do not have access to it (no rule matches it).",
-            param="model",
-        )
-    why = "; ".join(f"{skip.target} {skip.why}" for skip in decision.skipped)
-    return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model[:200]}`: {why}.")

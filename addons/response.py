@@ -85,6 +85,8 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         "first_token": round(exchange.first_token - exchange.started, 4) if exchange.first_token else None,
         "total": round(took, 4),
     }
+    if exchange.parts:
+        fields["parts"] = len(exchange.parts)
     continued = sum(attempt.continues for attempt in asked)
     if continued:
         fields["continued"] = continued
@@ -107,7 +109,9 @@ def line(fields: dict[str, object]) -> str:
     if fields["first_token"] is not None:
         words.append(f"first {fields['first_token']}s")
     words.append(f"total {fields['total']}s")
-    if fields["attempts"] not in (0, 1):
+    if "parts" in fields:
+        words.append(f"{fields['parts']} parts")
+    if fields["attempts"] not in (0, fields.get("parts", 1)):
         words.append(f"{fields['attempts']} attempts" + (", continued" if "continued" in fields else ""))
     words.append(f"{fields['client']} {fields['request_id']}")
     if "fault" in fields:

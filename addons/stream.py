@@ -99,7 +99,7 @@ class GatewayStream(ReplyStream):
         if self.exchange is not None:
             self.state.let_go(self.exchange)
         if self._headers_sent or (self.flow.response is None and self.server_state != self.state_done):
-            yield from self._answer_with(Fault("The gateway had an internal error; its log has the details."))
+            yield from self.answer_with(Fault("The gateway had an internal error; its log has the details."))
             return
         yield SendHttp(ResponseProtocolError(self.stream_id, "killed", ErrorCode.KILL), self.context.client)
         yield from self._drop()
@@ -115,12 +115,18 @@ class GatewayStream(ReplyStream):
 
     def first_attempt(self) -> CommandGenerator[None]:
         exchange = self.exchange
-        if exchange is None or (exchange.upstream is None and exchange.pause is None):
-            yield from self._answer_with(Fault("The gateway has no decision for this call."))
+        if exchange is None or not (exchange.upstream or exchange.pause or exchange.parts):
+            yield from self.answer_with(Fault("The gateway has no decision for this call."))
             return
         if exchange.request is not None and exchange.request.stream:
             self._set_comment(self.state.clock())
-        yield from self._proceed(exchange)
+        if exchange.parts:
+            self._set_ends(math.inf)  # each part looks at the clock itself
+            self.server_state = self.state_pause
+            self._fan = self.switchboard.fan_out(self)
+            self._fan.begin()
+        else:
+            yield from self._proceed(exchange)
 
     def _proceed(self, exchange: Exchange) -> CommandGenerator[None]:
         """Does what was decided: asks the next target, waits, or tells the caller that nobody is left."""
@@ -136,7 +142,7 @@ class GatewayStream(ReplyStream):
                 continue
             call = exchange.upstream
             if call is None:
-                yield from self._answer_with(exchange.fault or Fault("The gateway has no decision for this call."))
+                yield from self.answer_with(exchange.fault or Fault("The gateway has no decision for this call."))
                 return
             if self.state.clock() >= self._comment_at:
                 yield from self._say_waiting(exchange)
@@ -217,7 +223,9 @@ class GatewayStream(ReplyStream):
         self._joint = Joint(said.text, "".join(said.reasoning), len(said.content), trusted=call.trusted)
 
     def _let_go(self) -> CommandGenerator[None]:
-        """Gives up the upstream connection in the middle of its reply."""
+        """Gives up the upstream connection in the middle of its reply, and all parts."""
+        if self._fan is not None:
+            yield from self._fan.cancel()
         connection, self._connection = self._connection, None
         self._set_deadline(math.inf, self._late)
         if connection is not None:
@@ -232,17 +240,21 @@ class GatewayStream(ReplyStream):
 
     # -- endings other than good ones
 
-    def _answer_with(self, fault: Fault) -> CommandGenerator[None]:
+    def answer_with(self, fault: Fault) -> CommandGenerator[None]:
         """The final fault: as a response, or, where headers are already out, as the stream's last words."""
-        self._leave_upstream()
+        self.leave_upstream()
         exchange = self.exchange
         if exchange is not None:
             self.state.let_go(exchange)
         if self._headers_sent:
             if exchange is not None:
                 exchange.fault = exchange.fault or fault
-            yield from self._send(self._last_words(fault))
-            yield from self._end_stream()
+            if self.headers_out:
+                yield from self.send(self._last_words(fault))
+                yield from self.end_stream()
+            else:
+                self.ahead.append(self._last_words(fault))
+                self.ends_after_headers = True
             return
         if self.flow.response is None:
             if exchange is not None:
@@ -269,7 +281,7 @@ class GatewayStream(ReplyStream):
             "The gateway was stopped before the answer was complete. Try again.", retry_after=5
         )
         if self.client_state == self.state_done:
-            yield from self._answer_with(exchange.fault)
+            yield from self.answer_with(exchange.fault)
             return
         self.flow.response = fault_response(exchange.fault, exchange.request_id)
         yield from self._refuse_body()
@@ -330,7 +342,9 @@ class GatewayStream(ReplyStream):
         if exchange is not None and self.client_state != self.state_done and now >= self._ends:
             yield from self._request_is_late()
             return
-        if exchange is None or exchange.ended or (exchange.upstream is None and exchange.pause is None):
+        if exchange is None or exchange.ended:
+            return
+        if exchange.upstream is None and exchange.pause is None and self._fan is None:
             return
         if self.flow.error is not None and self.flow.error.msg == mitmproxy_flow.Error.KILLED_MESSAGE:
             yield from self._let_go()
@@ -342,7 +356,7 @@ class GatewayStream(ReplyStream):
                 yield from self._proceed(exchange)
         elif exchange.pause is None and now >= self._ends:
             yield from self._attempt_ended(self._out_of_time(exchange))
-        elif exchange.pause is None and now >= self.deadline:
+        elif exchange.pause is None and now >= self.deadline and self._fan is None:
             yield from self._too_late(exchange, now)
         elif now >= self._comment_at:
             yield from self._say_waiting(exchange)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from wire.answer import Opening, Streamed, StreamedAnswer, Whole, WholeAnswer
 from wire.check import check_chat
 from wire.errors import Fault, fault_frame
 from wire.openai import Json, ModelRequest
+from wire.parts import Part, split_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Surface:
     """The caller's body -> a request that every dialect can rely on; raises BadRequest with `param`."""
     streamed: Callable[[Opening], Streamed]
     whole: Callable[[Opening], Whole]
+    split: Callable[[Any], tuple[Part, ...]] = lambda request: ()
+    """The parts of a request for servers that cannot be told all of it at once; none where it cannot be split."""
     last_words: Callable[[Fault], bytes] = fault_frame
     """How a stream ends in which nothing but comments was sent."""
 
@@ -40,4 +44,5 @@ CHAT = Surface(
     whole=lambda opening: WholeAnswer(
         call_id=f"chatcmpl-{opening.call_id}", created=opening.created, model=opening.model
     ),
+    split=split_chat,
 )
