@@ -8,6 +8,7 @@ of its own and only if asked, an exact `data: [DONE]`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -20,6 +21,7 @@ from wire.resume import Said
 
 _OPENING = {"role": "assistant", "content": "", "refusal": None}
 _OPENING_WITH_CALL = {"role": "assistant", "content": None, "refusal": None}
+_CALLS = frozenset({"tool_calls", "function_call"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Opening:
     """Unix time."""
     model: str
     request: ModelRequest
+    wall: Callable[[], float] | None = None
+    """Gives Unix time, for objects that say when they were complete."""
 
 
 class Answer(ABC):
@@ -43,11 +47,21 @@ class Answer(ABC):
     finish_reason: str | None = None
     done: bool = False
     """The answer is complete, or has ended in an error."""
+    binary: bool = False
+    """It goes out as it comes and is no stream of events: nothing else may be in it, no last words either."""
+    shown: bool = True
+    """Whoever looks at the flow may see it; False for what fills memory and says nothing to the eye."""
 
     @property
     @abstractmethod
     def complete(self) -> bool:
         """Every choice that began has its finish_reason: only formalities can be missing."""
+
+    def replied(self, content_type: str) -> None:
+        """The upstream begins a reply of this media type that is to be passed on as it is."""
+        # A header that was folded over two lines must not become one of ours.
+        known = bool(content_type) and content_type.isascii() and content_type.isprintable()
+        self.content_type = content_type if known else "application/octet-stream"
 
     @abstractmethod
     def write(self, readings: list[Reading]) -> bytes:
@@ -80,12 +94,11 @@ class StreamedAnswer(Streamed):
 
     def __init__(self, *, call_id: str, created: int, model: str, include_usage: bool) -> None:
         self._include_usage = include_usage
-        head = {"id": call_id, "object": "chat.completion.chunk", "created": created, "model": model}
-        # Every chunk shares its beginning and its end: they are encoded once, and only the delta each time.
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        self._about: Json = {"id": call_id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-        self._plain_end = b',"logprobs":null,"finish_reason":null}' + self._tail
-        self._plain_head = self._head + b'{"index":0,"delta":'
+        self._delta_end = b',"logprobs":null,"finish_reason":null}' + self._tail
+        self._text_end = b"}" + self._delta_end
+        self._begin_chunks()
         self._opened: set[int] = set()
         self._finished: set[int] = set()
         self._speaks = False
@@ -110,15 +123,20 @@ class StreamedAnswer(Streamed):
                 break
             match reading:
                 case Delta():
-                    delta, finish_reason, index, logprobs = reading
+                    delta, finish_reason, index, logprobs, _ = reading
                     if self._speaks and index == 0 and delta and finish_reason is None and logprobs is None:
                         # Nearly all of them, so without a detour.
-                        out.append(self._plain_head + orjson.dumps(delta) + self._plain_end)
                         if len(delta) == 1 and "content" in delta:
-                            self._said_content(delta["content"])
+                            text = delta["content"]
+                            out.append(self._text_head + orjson.dumps(text) + self._text_end)
+                            self._said_content(text)
                         elif len(delta) == 1 and "reasoning_content" in delta:
-                            self._said_reasoning(delta["reasoning_content"])
+                            text = delta["reasoning_content"]
+                            thought = orjson.dumps(text)
+                            out.append(self._thought_head + thought + b',"reasoning":' + thought + self._text_end)
+                            self._said_reasoning(text)
                         else:
+                            out.append(self._delta_head + orjson.dumps(_shown(delta)) + self._delta_end)
                             self.said.add(delta)
                     else:
                         self._write_delta(reading, out)
@@ -136,16 +154,26 @@ class StreamedAnswer(Streamed):
         self.done = True
         return fault_frame(fault)
 
+    def _begin_chunks(self) -> None:
+        """Every chunk shares its beginning and its end: they are encoded once, and only the delta each time."""
+        self._head = b"data: " + orjson.dumps(self._about)[:-1] + b',"choices":['
+        self._delta_head = self._head + b'{"index":0,"delta":'
+        self._text_head = self._delta_head + b'{"content":'
+        self._thought_head = self._delta_head + b'{"reasoning_content":'
+
     def _write_delta(self, piece: Delta, out: list[bytes]) -> None:
         index = piece.choice
         if index in self._finished:
             return
+        if piece.server is not None and not self._opened:
+            self._about |= piece.server
+            self._begin_chunks()
         if index not in self._opened:
             self._opened.add(index)
-            opening = _OPENING_WITH_CALL if "tool_calls" in piece.delta else _OPENING
+            opening = _OPENING if _CALLS.isdisjoint(piece.delta) else _OPENING_WITH_CALL
             out.append(self._chunk(index, opening, None, None))
         if piece.delta or piece.logprobs is not None:
-            out.append(self._chunk(index, piece.delta, piece.logprobs, None))
+            out.append(self._chunk(index, _shown(piece.delta), piece.logprobs, None))
             if index == 0:
                 self._speaks = True
                 self.said.add(piece.delta)
@@ -168,6 +196,11 @@ class StreamedAnswer(Streamed):
     def _chunk(self, index: int, delta: Json, logprobs: object, finish_reason: str | None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return self._head + orjson.dumps(choice) + self._tail
+
+
+def _shown(delta: Json) -> Json:
+    """Reasoning under both of its names: some clients read the one, some the other."""
+    return delta | {"reasoning": delta["reasoning_content"]} if "reasoning_content" in delta else delta
 
 
 class WholeAnswer(Whole):

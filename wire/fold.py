@@ -12,8 +12,11 @@ class Fold:
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
+        self._server: Json = {}
 
     def add(self, piece: Delta) -> None:
+        if piece.server is not None:
+            self._server = self._server or piece.server
         choice = self._choices.get(piece.choice)
         if choice is None:
             choice = self._choices[piece.choice] = _Choice()
@@ -33,6 +36,7 @@ class Fold:
             "created": created,
             "model": model,
             "choices": [choices[index].whole(index) for index in sorted(choices)],
+            **self._server,
         }
         if usage is not None:
             reply["usage"] = usage
@@ -44,6 +48,9 @@ class _Choice:
         self.texts: dict[str, list[str]] = {}
         self.calls: dict[int, Json] = {}
         self.arguments: dict[int, list[str]] = {}
+        """Of a call, what grows: the arguments of a function, the input of a custom tool."""
+        self.function: dict[str, list[str]] | None = None
+        """A `function_call`, which is what callers see who asked with `functions`."""
         self.other: Json = {}
         self.finish_reason: str | None = None
         self.logprobs: Json | None = None
@@ -55,6 +62,10 @@ class _Choice:
             if key == "tool_calls":
                 for call in value:
                     self._add_call(call)
+            elif key == "function_call" and isinstance(value, dict):
+                self.function = self.function or {"name": [], "arguments": []}
+                for name, pieces in self.function.items():
+                    pieces.append(str(value.get(name) or ""))
             elif isinstance(value, str):
                 self.texts.setdefault(key, []).append(value)
             elif isinstance(value, list) and isinstance(self.other.get(key), list):
@@ -69,12 +80,13 @@ class _Choice:
         index = fragment["index"]
         known = self.calls.get(index)
         if known is None:
-            known = self.calls[index] = {"id": "", "type": "function", "function": {"name": ""}}
-        function = fragment.get("function") or {}
+            kind = "custom" if "custom" in fragment else "function"
+            known = self.calls[index] = {"id": "", "type": kind, kind: {"name": ""}}
+        called = fragment.get("function") or fragment.get("custom") or {}
         known["id"] = known["id"] or fragment.get("id") or ""
         known["type"] = fragment.get("type") or known["type"]
-        known["function"]["name"] += function.get("name") or ""
-        self.arguments.setdefault(index, []).append(function.get("arguments") or "")
+        known["custom" if "custom" in known else "function"]["name"] += called.get("name") or ""
+        self.arguments.setdefault(index, []).append(called.get("arguments") or called.get("input") or "")
 
     def _add_logprobs(self, logprobs: Json) -> None:
         whole: Json = self.logprobs or {"content": None, "refusal": None}
@@ -87,12 +99,15 @@ class _Choice:
         message: Json = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
         message |= self.other
         message |= {key: "".join(pieces) for key, pieces in self.texts.items()}
+        if "reasoning_content" in message:
+            message["reasoning"] = message["reasoning_content"]  # clients read either
+        if self.function is not None:
+            message["function_call"] = {key: "".join(pieces) for key, pieces in self.function.items()}
         if self.calls:
             message["tool_calls"] = [
-                call | {"function": call["function"] | {"arguments": "".join(self.arguments[number])}}
-                for number, call in sorted(self.calls.items())
+                _called(call, "".join(self.arguments[number])) for number, call in sorted(self.calls.items())
             ]
-        elif message["content"] is None and message["refusal"] is None:
+        elif message["content"] is None and message["refusal"] is None and self.function is None:
             message["content"] = ""
         return {
             "index": index,
@@ -100,3 +115,9 @@ class _Choice:
             "logprobs": self.logprobs,
             "finish_reason": self.finish_reason or "stop",
         }
+
+
+def _called(call: Json, text: str) -> Json:
+    if "custom" in call:
+        return call | {"custom": call["custom"] | {"input": text}}
+    return call | {"function": call["function"] | {"arguments": text}}

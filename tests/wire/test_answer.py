@@ -104,3 +104,47 @@ def test_another_upstream_goes_on_with_the_same_answer() -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == "Hello there" == answer.said.text
     assert [chunk["usage"] for chunk in chunks if chunk["usage"]] == [usage_object(8, 3)]
     assert stream.count(b"[DONE]") == 1
+
+
+def test_reasoning_has_both_of_its_names_in_every_chunk() -> None:
+    answer = _answer()
+    both = {"content": "a", "reasoning_content": "i"}
+    logged = Delta({"reasoning_content": "j"}, None, 0, {"content": None})
+    pieces = [Delta({"reasoning_content": '"h"'}), Delta({"reasoning_content": '"g"'}), Delta(both), logged]
+    deltas = [chunk["choices"][0]["delta"] for chunk in _chunks(answer.write([*pieces, Delta(both, None, 1)]))]
+    assert [delta for delta in deltas if "role" not in delta] == [
+        {"reasoning_content": '"h"', "reasoning": '"h"'},
+        {"reasoning_content": '"g"', "reasoning": '"g"'},
+        {"content": "a", "reasoning_content": "i", "reasoning": "i"},
+        {"reasoning_content": "j", "reasoning": "j"},
+        {"content": "a", "reasoning_content": "i", "reasoning": "i"},
+    ]
+    assert answer.said.reasoning == ['"h"', '"g"', "i", "j"]
+    assert both == {"content": "a", "reasoning_content": "i"}
+
+
+def test_what_the_first_server_says_of_itself_is_in_every_chunk() -> None:
+    answer = _answer()
+    server = {"system_fingerprint": "fp_1", "service_tier": "flex"}
+    other = {"system_fingerprint": "fp_2"}
+    first = Delta({"content": "a"}, server=server)
+    readings = [first, Delta({"content": "b"}), Delta({"content": "c"}, None, 1, server=other)]
+    chunks = _chunks(answer.write([*readings, Delta({}, "stop"), Usage(usage_object(1, 1)), FINISHED]))
+    assert [chunk["system_fingerprint"] for chunk in chunks] == ["fp_1"] * len(chunks)
+    assert [chunk["service_tier"] for chunk in chunks] == ["flex"] * len(chunks)
+    assert not any("system_fingerprint" in chunk for chunk in _chunks(_answer().write([Delta({"content": "a"})])))
+
+
+def test_what_the_first_server_says_of_itself_is_in_the_whole_reply() -> None:
+    answer = WholeAnswer(call_id="chatcmpl-1", created=1, model="first")
+    first, second = {"system_fingerprint": "fp_1"}, {"system_fingerprint": "fp_2", "service_tier": "flex"}
+    readings: list[Reading] = [Delta({"content": "a"}, server=first), Delta({"content": "b"}, server=second), FINISHED]
+    reply = orjson.loads(answer.write(readings))
+    assert (reply["system_fingerprint"], reply.get("service_tier")) == ("fp_1", None)
+
+
+def test_nothing_follows_a_whole_reply() -> None:
+    answer = WholeAnswer(call_id="chatcmpl-1", created=1, model="first")
+    reply = answer.write([Delta({"content": "a"}, "stop"), FINISHED])
+    assert answer.write([Delta({"content": "b"}), FINISHED]) == b""
+    assert orjson.loads(reply)["choices"][0]["message"]["content"] == "a"
