@@ -26,6 +26,7 @@ KINDS = frozenset(
         "cut",
         "resources",
         "blank",
+        "schema",
         "unsupported",
     }
 )
@@ -142,6 +143,7 @@ WEIGHTS: Mapping[str, float] = {
     "context": 0.0,
     "unsupported": 0.0,
     "blank": 0.0,
+    "schema": 0.0,
     "not_continued": 0.0,
     "busy": 0.0,
     "resting": 0.0,
@@ -193,6 +195,7 @@ ONCE = frozenset(
         "context",
         "unsupported",
         "blank",
+        "schema",
         "first_token",
         "not_continued",
         "busy",
