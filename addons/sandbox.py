@@ -1,13 +1,17 @@
 """The built-in sandbox model: for trying routing, streaming and failover with nothing installed.
 
 It speaks on loopback exactly as Ollama does, so that a call to it takes the same way as a call to a real model. It is
-deterministic, paced like a model, and says in every answer that it is the sandbox.
+deterministic, paced like a model, and says in every answer that it is the sandbox. Its embeddings know words and no
+meaning: texts are near each other as far as they share words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import math
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +26,9 @@ from tornado.web import Application, RequestHandler
 from wire.openai import Json
 
 MAX_BODY = 64 * 1024 * 1024
+CAPABILITIES = ("completion", "tools", "insert", "embedding")
+EMBEDDING_LENGTH = 256
+_CONTINUATION = " - so it goes on, says unigate's sandbox model, which is not a real one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ class Sandbox:
                 (r"/api/tags", _Tags),
                 (r"/api/show", _Show),
                 (r"/api/chat", _Chat),
+                (r"/api/generate", _Generate),
+                (r"/api/embed", _Embed),
             ],
             default_handler_class=_Missing,
             log_function=lambda handler: None,
@@ -104,6 +113,22 @@ def answer_words(request: Json) -> Iterator[Json]:
     if begun and text.startswith(begun):
         text = text[len(begun) :]
     yield from ({"content": word} for word in _words(text))
+
+
+def continuation(prompt: str) -> str:
+    """What comes after a text. One that ends with the beginning of that is gone on with."""
+    begun = next((n for n in range(len(_CONTINUATION), 0, -1) if prompt.endswith(_CONTINUATION[:n])), 0)
+    return _CONTINUATION[begun:]
+
+
+def embedding(text: str, dimensions: int) -> list[float]:
+    """A vector of length 1: the sum of one for each word, which is made of the word's hash."""
+    words = re.findall(r"\w+", text.lower()) or [text]
+    digests = [hashlib.shake_256(word.encode("utf-8", "replace")).digest(2 * EMBEDDING_LENGTH) for word in words]
+    columns = zip(*(struct.unpack(f"<{EMBEDDING_LENGTH}h", digest) for digest in digests), strict=True)
+    numbers = [float(sum(column)) for column in columns][:dimensions]
+    norm = math.hypot(*numbers) or 1.0
+    return [number / norm for number in numbers]
 
 
 def _words(text: str) -> list[str]:
@@ -181,11 +206,14 @@ class _Show(_Handler):
         if model is None:
             self.fail(404, f"model '{body.get('model')}' not found")
             return
-        capabilities = ["completion", "tools", *(["thinking"] if model.thinks else [])]
-        self.finish({"capabilities": capabilities, "details": {"family": "sandbox"}, "model_info": {}})
+        capabilities = [*CAPABILITIES, *(["thinking"] if model.thinks else [])]
+        info = {"general.architecture": "sandbox", "sandbox.embedding_length": EMBEDDING_LENGTH}
+        self.finish({"capabilities": capabilities, "details": {"family": "sandbox"}, "model_info": info})
 
 
 class _Chat(_Handler):
+    refusal = "messages must be an array of objects, tools an array of functions"
+
     def initialize(self) -> None:
         self.gone = asyncio.Event()
         """The caller has left, or the server stops."""
@@ -201,14 +229,33 @@ class _Chat(_Handler):
         model = MODELS.get(name)
         if model is None:
             self.fail(404, f"model '{body.get('model')}' not found")
-        elif not _sound(body):
-            self.fail(400, "messages must be an array of objects, tools an array of functions")
-        elif not body.get("messages"):
-            self.finish(_line(body, {"role": "assistant", "content": ""}, {"done": True, "done_reason": "load"}))
+        elif not self.is_sound(body):
+            self.fail(400, self.refusal)
+        elif self.is_empty(body):
+            self.finish(self.line(body, {}, {"done": True, "done_reason": "load"}))
         elif model.fails == "status":
             self.fail(503, "the sandbox model 'fail' always fails")
         else:
             await self._answer(body | {"model": name}, model)
+
+    def is_sound(self, body: Json) -> bool:
+        return _sound(body)
+
+    def is_empty(self, body: Json) -> bool:
+        """Nothing is asked: the model is only to be loaded."""
+        return not body.get("messages")
+
+    def said(self, body: Json) -> Iterator[Json]:
+        """The pieces of the answer."""
+        return answer_words(body)
+
+    def heard(self, body: Json) -> str:
+        """The prompt."""
+        return " ".join(str(message.get("content") or "") for message in body["messages"])
+
+    def line(self, body: Json, message: Json, rest: Json) -> bytes:
+        """One line of the answer."""
+        return _line(body, {"message": {"role": "assistant", "content": "", **message}, **rest})
 
     async def _answer(self, body: Json, model: SandboxModel) -> None:
         streamed = body.get("stream") is not False
@@ -222,7 +269,7 @@ class _Chat(_Handler):
             if model.fails == "silent":
                 await self.flush()
                 await self.gone.wait()
-            for message in answer_words(body):
+            for message in self.said(body):
                 if isinstance(limit, int) and count >= limit:
                     reason = "length"
                     break
@@ -234,14 +281,55 @@ class _Chat(_Handler):
                 count += 1
                 said.append(message)
                 if streamed:
-                    self.write(_line(body, {"role": "assistant", "content": "", **message}, {"done": False}))
+                    self.write(self.line(body, message, {"done": False}))
                     await self.flush()
-            prompt = sum(len(_words(str(message.get("content") or ""))) for message in body["messages"])
+            prompt = len(self.heard(body).split())
             ending = {"done": True, "done_reason": reason, "prompt_eval_count": prompt, "eval_count": count}
-            whole = {"role": "assistant", "content": ""} if streamed else _whole(said)
-            await self.finish(_line(body, whole, ending))
+            await self.finish(self.line(body, {} if streamed else _whole(said), ending))
         except StreamClosedError:
             return  # the caller went away: nothing is left to say
+
+
+class _Generate(_Chat):
+    refusal = "prompt must be a string"
+
+    def is_sound(self, body: Json) -> bool:
+        return isinstance(body.get("prompt") or "", str)
+
+    def is_empty(self, body: Json) -> bool:
+        return not body.get("prompt")
+
+    def said(self, body: Json) -> Iterator[Json]:
+        return ({"content": word} for word in _words(continuation(body["prompt"])))
+
+    def heard(self, body: Json) -> str:
+        return str(body["prompt"])
+
+    def line(self, body: Json, message: Json, rest: Json) -> bytes:
+        return _line(body, {"response": message.get("content", ""), **rest})
+
+
+class _Embed(_Handler):
+    def post(self) -> None:
+        body = self.json()
+        if body is None:
+            return
+        model = MODELS.get(_plain(body))
+        given = body.get("input") or []
+        inputs = [given] if isinstance(given, str) else given
+        dimensions = body.get("dimensions") or EMBEDDING_LENGTH
+        if model is None:
+            self.fail(404, f"model '{body.get('model')}' not found")
+        elif model.fails:
+            self.fail(503, f"the sandbox model '{_plain(body)}' always fails")
+        elif not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
+            self.fail(400, "invalid input type")
+        elif not isinstance(dimensions, int) or dimensions < 1:
+            self.fail(400, "dimensions must be a whole number above 0")
+        else:
+            vectors = [embedding(text, dimensions) for text in inputs]
+            count = sum(len(text.split()) for text in inputs)
+            self.finish({"model": body["model"], "embeddings": vectors, "prompt_eval_count": count})
 
 
 def _sound(body: Json) -> bool:
@@ -262,9 +350,9 @@ def _whole(said: list[Json]) -> Json:
     return message | ({"thinking": thinking} if thinking else {}) | ({"tool_calls": calls} if calls else {})
 
 
-def _line(body: Json, message: Json, rest: Json) -> bytes:
+def _line(body: Json, said: Json) -> bytes:
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return orjson.dumps({"model": body["model"], "created_at": now, "message": message, **rest}) + b"\n"
+    return orjson.dumps({"model": body["model"], "created_at": now, **said}) + b"\n"
 
 
 def _plain(body: Json) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from addons.sandbox import MODELS, Sandbox
+from addons.sandbox import CAPABILITIES, EMBEDDING_LENGTH, MODELS, Sandbox, continuation, embedding
 from tests.addons.doors import NO_TLS
 from tests.gateway import Gateway
 
@@ -116,11 +116,7 @@ def test_its_other_paths_answer_too(method: str, path: str, status: int) -> None
 def test_it_lists_and_shows_its_models() -> None:
     names = [row["name"] for row in ask("GET", "/api/tags").json()["models"]]
     assert names == [f"{name}:latest" for name in MODELS]
-    assert ask("POST", "/api/show", {"model": "think:latest"}).json()["capabilities"] == [
-        "completion",
-        "tools",
-        "thinking",
-    ]
+    assert ask("POST", "/api/show", {"model": "think:latest"}).json()["capabilities"] == [*CAPABILITIES, "thinking"]
     assert ask("POST", "/api/show", {"model": "nope"}).json() == {"error": "model 'nope' not found"}
 
 
@@ -150,6 +146,58 @@ def test_the_model_that_breaks_off_does_so() -> None:
         ask("POST", "/api/chat", {"model": "cut", "messages": USER})
 
 
+def test_it_goes_on_with_a_text_and_with_the_rest_of_one() -> None:
+    rows = [
+        json.loads(row) for row in ask("POST", "/api/generate", {"model": "fast", "prompt": "Once"}).text.splitlines()
+    ]
+    assert "".join(row["response"] for row in rows) == continuation("Once")
+    assert "sandbox model" in continuation("Once")
+    assert (rows[-1]["done"], rows[-1]["prompt_eval_count"], "message" in rows[0]) == (True, 1, False)
+    body = {
+        "model": "fast",
+        "prompt": f"Once{continuation('Once')[:20]}",
+        "stream": False,
+        "options": {"num_predict": 2},
+    }
+    rest = ask("POST", "/api/generate", body).json()
+    assert (rest["response"], rest["done_reason"]) == ("ys unigate's ", "length")
+    assert ask("POST", "/api/generate", {"model": "fast"}).json()["done_reason"] == "load"
+    assert ask("POST", "/api/generate", {"model": "fast", "prompt": ["a"]}).status_code == 400
+
+
+def test_its_embeddings_are_near_each_other_as_far_as_their_texts_share_words() -> None:
+    texts = ["A cat sat here.", "a CAT sat there", "rain tomorrow", "?!", ""]
+    reply = ask("POST", "/api/embed", {"model": "echo", "input": texts}).json()
+    cat, other_cat, rain, marks, nothing = reply["embeddings"]
+    assert reply["prompt_eval_count"] == 11
+    assert (len(cat), cat) == (EMBEDDING_LENGTH, embedding("a cat sat here", EMBEDDING_LENGTH))
+
+    def near(one: list[float], other: list[float]) -> float:
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+    assert near(cat, other_cat) > 0.6 > 0.3 > abs(near(cat, rain))
+    for vector in (cat, rain, marks, nothing, embedding("cat", 7)):
+        assert near(vector, vector) == pytest.approx(1)
+    assert len(ask("POST", "/api/embed", {"model": "echo", "input": "a", "dimensions": 7}).json()["embeddings"][0]) == 7
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"hello", 400),
+        ({"model": "nope", "input": "a"}, 404),
+        ({"model": "fail", "input": "a"}, 503),
+        ({"model": "fast", "input": [1]}, 400),
+        ({"model": "fast", "input": {"a": 1}}, 400),
+        ({"model": "fast", "input": "a", "dimensions": "7"}, 400),
+        ({"model": "fast", "input": "a", "dimensions": -1}, 400),
+        ({"model": "fast"}, 200),
+    ],
+)
+def test_what_cannot_be_embedded_is_told_so(body: object, status: int) -> None:
+    assert ask("POST", "/api/embed", body).status_code == status
+
+
 RULES = "providers: {s: {dialect: sandbox}}\nrules: [{name: all, use: ['s/{model}']}]\ndefaults: {timeouts: {first_token: 300ms}}"
 
 
@@ -165,4 +213,9 @@ def test_its_models_try_every_way_out_through_a_gateway() -> None:
         for model, holds in expected.items():
             answer = gateway.chat(model=model)
             assert holds(answer), f"{model}: {answer.text}"
+        with gateway.client() as client:
+            told = client.post("/v1/completions", json={"model": "fast", "prompt": "Once", "max_tokens": 99}).json()
+            made = client.post("/v1/embeddings", json={"model": "echo", "input": ["a", "b"]}).json()
+        assert told["choices"][0]["text"] == continuation("Once")
+        assert [len(row["embedding"]) for row in made["data"]] == [EMBEDDING_LENGTH] * 2
         assert gateway.state.health() == {"status": "degraded", "models": [], "breakers": {}}
