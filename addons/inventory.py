@@ -1,6 +1,7 @@
 """What the upstream servers have and whether they are there: asked in the background, so that no call ever waits.
 
-Ollama is asked for its models every few seconds. A server with a key is asked rarely, for /health alone. What was
+Ollama is asked for its models every few seconds, and once about each of them. A server with a key is asked rarely, for
+/health alone. What was
 learnt lives in a TTL cache: if asking stops for any reason, old knowledge ends by itself. That a server was reached at
 all is never forgotten: the sandbox must not stand in for one that is away.
 """
@@ -21,15 +22,19 @@ import orjson
 from cachetools import TTLCache
 from loguru import logger
 
+from addons.models import digests
 from addons.state import State
 from rules.conditions import Seen, model_name
 from rules.schema import Provider
 from wire.dialects import DIALECTS, Facets
+from wire.models import read_show
 
 REMOTE_INTERVAL = 15.0
 """Seconds between two looks at a server that is not asked for models."""
 KEY_REFUSED = (401, 402, 403)
 LOOKS_AT_ONCE = 4
+CLOSER_LOOKS_AT_ONCE = 2
+"""Questions about single models, over all servers: a server that has a thousand of them must not be kept busy."""
 MAX_LIST = 16 * 1024 * 1024
 """Bytes of a list of models."""
 PATIENCE = 3.0
@@ -84,6 +89,9 @@ class Inventory:
         self._stopping = False
         self._client: httpx.Client | None = None
         self._threads = ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="inventory")
+        self._closer_threads = ThreadPoolExecutor(CLOSER_LOOKS_AT_ONCE, thread_name_prefix="models")
+        self._closer_looks: dict[str, asyncio.Task[None]] = {}
+        """URL of a server -> the task that asks it about its models."""
         self._status: dict[str, int] = {}
         """URL of a list of models -> how it was answered last; missing where it was not."""
         self._away: set[str] = set()
@@ -113,6 +121,8 @@ class Inventory:
             async with asyncio.timeout(FIRST_LOOK):
                 for looked in looks:
                     await looked.wait()
+                if self._closer_looks:
+                    await asyncio.wait(self._closer_looks.values())
         except TimeoutError:
             pass
 
@@ -122,15 +132,18 @@ class Inventory:
         late: set[asyncio.Task[None]] = set()
         for nudge in self._nudges.values():
             nudge.set()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks.values(), timeout=PATIENCE)
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *self._closer_looks.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=PATIENCE)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        self._closer_looks.clear()
         if self._client is not None:
             self._client.close()
         self._threads.shutdown(wait=not late)
+        self._closer_threads.shutdown(wait=not late)
 
     def nudge(self, provider: str) -> None:
         """A call found a server away or a model missing: look now, not at the next turn."""
@@ -211,12 +224,29 @@ class Inventory:
             case {"models": list(rows)}:
                 names = _names_in(rows)
             case {"models": None}:
-                names = frozenset()
+                rows, names = [], frozenset()
             case _:
                 return None
+        self._look_closer(url, provider, digests(rows))
         if len(provider.urls) > 1:
             await self._look_at_memory(url, provider)
         return names
+
+    def _look_closer(self, url: str, provider: Provider, listed: dict[str, str]) -> None:
+        """Has a server asked about the models that are new, one after the other, and never twice at a time."""
+        asking = self._closer_looks.get(url)
+        unknown = self.state.models.unknown(url, listed, self.state.clock())
+        if unknown and not self._stopping and (asking is None or asking.done()):
+            task = asyncio.create_task(self._ask_about(url, provider, unknown), name=f"inventory of {url}")
+            self._closer_looks[url] = task
+
+    async def _ask_about(self, url: str, provider: Provider, unknown: list[tuple[str, str]]) -> None:
+        show = _models_url(url, provider).removesuffix("/tags") + "/show"
+        for name, digest in unknown:
+            answer = await self._get(show, {}, {"model": name}, self._closer_threads)
+            if show not in self._status or self._stopping:
+                return  # it says nothing at all; asked again at the next look
+            self.state.models.learnt(url, name, digest, read_show(answer), self.state.clock())
 
     async def _look_at_memory(self, url: str, provider: Provider) -> None:
         """Which models a server has loaded: among several, the one that has it answers at once."""
@@ -234,28 +264,32 @@ class Inventory:
         answer = await self._get(_models_url(url, provider), headers)
         return frozenset() if answer is not None else None
 
-    async def _get(self, url: str, headers: dict[str, str]) -> Any:
-        """The JSON behind a URL, or None."""
+    async def _get(
+        self, url: str, headers: dict[str, str], asked: Any = None, threads: ThreadPoolExecutor | None = None
+    ) -> Any:
+        """The JSON behind a URL, or None. With something `asked` it is posted."""
         assert self._client is not None
         try:
             self._status.pop(url, None)
             loop = asyncio.get_running_loop()
-            status, body = await loop.run_in_executor(self._threads, _fetch, self._client, url, headers)
+            body = orjson.dumps(asked) if asked is not None else None
+            work = threads or self._threads
+            status, answer = await loop.run_in_executor(work, _fetch, self._client, url, headers, body)
             self._status[url] = status
-            return orjson.loads(body) if status == 200 else None
+            return orjson.loads(answer) if status == 200 else None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError):
             return None
 
 
-def _fetch(client: httpx.Client, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-    """(status, body) of a GET; raises httpx.HTTPError. Runs in a thread.
+def _fetch(client: httpx.Client, url: str, headers: dict[str, str], asked: bytes | None) -> tuple[int, bytes]:
+    """(status, body) of a GET, or of a POST of what is asked; raises httpx.HTTPError. Runs in a thread.
 
     httpx's asynchronous client would leave a connection open for ever whose TLS handshake is not answered (httpcore
     1.0: a time limit ends it as a cancellation, which it does not clean up after); this one closes it.
     """
     until = time.monotonic() + PATIENCE
     body = b""
-    with client.stream("GET", url, headers=headers) as response:
+    with client.stream("GET" if asked is None else "POST", url, headers=headers, content=asked) as response:
         for piece in response.iter_bytes():
             body += piece
             if time.monotonic() > until or len(body) > MAX_LIST:  # httpx counts each read anew

@@ -86,9 +86,18 @@ class Nodes:
     # -- who comes first
 
     def plan(
-        self, rules: Rules, decision: Decision, prompt_chars: int, chance: float, today: float
+        self,
+        rules: Rules,
+        decision: Decision,
+        prompt_chars: int,
+        chance: float,
+        today: float,
+        *,
+        takes_turn: bool = True,
     ) -> tuple[Candidate[Target], ...]:
-        """The targets of a decision in the order in which this call will ask them. `today`: Unix time."""
+        """The targets of a decision in the order in which this call will ask them. `today`: Unix time. Without
+        `takes_turn` that of the next call, which is not changed by it.
+        """
         return tuple(
             Candidate(target, number)
             for number, pool in enumerate(decision.pools if not decision.last else decision.pools + decision.last)
@@ -98,16 +107,18 @@ class Nodes:
                 else order(
                     pool,
                     self._load,
-                    turn=self._turn(pool.name),
+                    turn=self._turn(pool.name, takes_turn),
                     chance=chance,
                     cost=lambda target: _cost(rules, target, prompt_chars, today),
                 )
             )
         )
 
-    def _turn(self, name: str) -> int:
-        turn = self._turns[name] = self._turns.get(name, -1) + 1
-        return int(turn)
+    def _turn(self, name: str, takes_turn: bool) -> int:
+        turn: int = self._turns.get(name, -1) + 1
+        if takes_turn:
+            self._turns[name] = turn
+        return turn
 
     def _load(self, target: Target) -> Load:
         node = self.of(target)

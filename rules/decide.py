@@ -53,13 +53,16 @@ class Target:
     path: str
     key: str
     num_ctx: int | None
+    """Tokens of context as the file says; None: it says no number."""
+    context_memory: int | None
+    """Bytes for its context, within which its number is to be chosen; None: none is to be chosen."""
     keep_alive: str | None
     parallel: int
     """Calls that it is given at once."""
     patience: float | None
     """Seconds to the first token while the server shows signs of life; None: its profile's."""
     window: int | None
-    """Tokens of context; None: not known."""
+    """Tokens of context as the file says; None: it does not."""
     name: str = field(init=False, compare=False)
     """As the rules file writes it: provider/model."""
     known_as: str = field(init=False, compare=False)
@@ -356,6 +359,7 @@ def _made(file: RulesFile, model: str, way: Way) -> Iterator[Pool]:
 def target_of(name: str, provider: Provider, model: str, url: str, defaults: Defaults) -> Target:
     parts = urlsplit(url)
     tls = parts.scheme == "https"
+    context = _context(provider, model)
     return Target(
         provider=name,
         model=model,
@@ -367,12 +371,23 @@ def target_of(name: str, provider: Provider, model: str, url: str, defaults: Def
         tls=tls,
         path=parts.path,
         key=provider.key.get_secret_value().strip() if provider.key is not None else "",
-        num_ctx=provider.num_ctx,
+        num_ctx=context if isinstance(context, int) else None,
+        context_memory=provider.context_memory if context == "auto" else None,
         keep_alive=provider.keep_alive,
         parallel=provider.parallel or defaults.admission.parallel or PARALLEL.get(provider.dialect, PARALLEL_ELSEWHERE),
         patience=provider.patience,
-        window=provider.window or provider.num_ctx,
+        window=provider.window,
     )
+
+
+def _context(provider: Provider, model: str) -> int | str:
+    """What the file says of the context of one model."""
+    spelled = model_name(model)
+    for pattern, context in provider.num_ctx.items():
+        fits = glob((pattern,))
+        if fits(spelled) or fits(spelled.removesuffix(":latest")):
+            return context
+    return "auto"
 
 
 def _literal(name: str) -> str:

@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -165,6 +166,53 @@ def day(value: Any) -> date:
     raise ValueError("a date is year-month-day, such as 2026-11-15")
 
 
+_WORDS_OF_CONTEXT = ("auto", "none")
+
+
+def _context(value: Any) -> Any:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _WORDS_OF_CONTEXT:
+            return word
+        value = int(word) if word.isascii() and word.isdigit() and len(word) <= 9 else value
+    if type(value) is int and 4 <= value < 10**9:
+        return value
+    meant = near(value, _WORDS_OF_CONTEXT) if isinstance(value, str) else ""
+    raise ValueError(f"a context is a number of tokens, 4 or more, or auto, or none{meant}")
+
+
+def _contexts(value: Any) -> Any:
+    """One for all models is written without a pattern."""
+    return value if isinstance(value, dict) else {"*": _context(value if value is not None else "auto")}
+
+
+def _all_reachable(value: dict[str, Any]) -> dict[str, Any]:
+    if "*" in list(value)[:-1]:
+        raise ValueError("'*' fits every model, so the patterns after it never apply; move it to the end")
+    return value
+
+
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE)
+
+
+def _open_host(value: str) -> str:
+    """A name in lower case, or an address or a network as ipaddress writes it."""
+    text = value.strip().lower().rstrip(".")
+    try:
+        return str(ip_network(text.strip("[]").replace("%", " ")))  # no interface of this machine's
+    except ValueError:
+        pass
+    if "/" in text and _HOST.fullmatch(text.partition("/")[0]):
+        raise ValueError("a network ends in zeros, such as 10.1.0.0/16; of a URL only the host is written")
+    if _HOST.fullmatch(text) is None or text.replace(".", "").isdigit():
+        raise ValueError("write a host name, an address, or a network such as 10.1.0.0/16")
+    return text
+
+
+Context = Annotated[int | Literal["auto", "none"], BeforeValidator(_context)]
+Contexts = Annotated[
+    dict[str, Context], BeforeValidator(_contexts), AfterValidator(_all_reachable), Field(min_length=1)
+]
 Count = Annotated[int, Field(ge=1)]
 Kind = Annotated[str, BeforeValidator(_status), AfterValidator(_kind)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -204,14 +252,18 @@ class Provider(_Noun):
     profile: str = "compat"
     key: SecretStr | None = None
     """Written but empty: the provider needs a key and has none yet, so its targets are skipped."""
-    num_ctx: Annotated[int, Field(ge=4)] | None = None
+    num_ctx: Contexts = {"*": "auto"}
+    """Tokens of context that an Ollama server is asked for, by pattern of the model's name; the first that fits counts.
+    `auto`: what the model can have and its memory allows; `none`: not sent, the server's own default holds."""
+    context_memory: Size = ByteSize(2 * 1024**3)
+    """What the context of one model may take where its `num_ctx` is `auto`."""
     keep_alive: str | None = None
     parallel: Count | None = None
     """Calls that each of its models on each of its servers is given at once; left out: that of `admission`."""
     patience: Seconds | None = None
     """The first-token limit while the server shows signs of life; left out: its profile's."""
     window: Count | None = None
-    """Tokens of context; left out: `num_ctx`, or unknown."""
+    """Tokens of context; left out: what is known of the model, or unknown."""
 
 
 class Model(_Noun):
@@ -273,6 +325,8 @@ class Failover(_Noun):
     """Before the second attempt at one target; doubles with each further one, and varies by chance."""
     wait: Seconds = 30.0
     """The longest that a call waits for a target to be ready again."""
+    repair: bool = False
+    """Whether a target whose answer is not the JSON that was asked for is asked once more, and told what was wrong."""
 
 
 class BreakerPolicy(_Noun):
@@ -299,6 +353,20 @@ class Admission(_Noun):
     """The longest that a call waits for its place."""
 
 
+class Images(_Noun):
+    """The fetching of images that a message names by their URL, for models that take no URLs."""
+
+    fetch: bool = True
+    bytes: Size = ByteSize(20 * 1024**2)
+    """Of one image."""
+    wait: Seconds = 10.0
+    """For all images of a call together."""
+    redirects: Annotated[int, Field(ge=0, le=10)] = 3
+    """That one image may take."""
+    allow: Annotated[tuple[Annotated[str, AfterValidator(_open_host)], ...], BeforeValidator(_as_list)] = ()
+    """Host names, addresses and networks that may be asked although they are not public."""
+
+
 class Defaults(_Noun):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
@@ -307,6 +375,7 @@ class Defaults(_Noun):
     failover: Failover = Failover()
     breaker: BreakerPolicy = BreakerPolicy()
     admission: Admission = Admission()
+    images: Images = Images()
     drain: Seconds = 10.0
     """How long calls under way may go on when we are asked to stop."""
 

@@ -206,7 +206,7 @@ def test_of_several_servers_it_is_known_which_has_which_model_and_what_it_has_in
 def test_one_server_alone_is_not_asked_what_it_has_in_memory() -> None:
     async def then(_inventory: Inventory, state: State) -> None:
         await until(lambda: len(ollama.seen) >= 3)
-        assert {seen.path for seen in ollama.seen} == {"/api/tags"}
+        assert {seen.path for seen in ollama.seen} == {"/api/tags", "/api/show"}
         assert state.nodes.loaded == {}
 
     with OllamaStandIn() as ollama:

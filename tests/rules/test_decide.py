@@ -49,7 +49,7 @@ def made(
         "defaults": defaults or {},
         "prices": [{"model": "far/*", "from": "2026-11-15", "input": 1, "output": 1}],
     }
-    return load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
+    return load_rules(yaml.safe_dump(file, sort_keys=False), {}, profiles={"compat"})
 
 
 def chosen(use: list[str] | str, seen: Seen = NEVER, model: str = "m", **providers: Any) -> Decision:
@@ -455,7 +455,7 @@ def test_a_target_takes_as_many_calls_as_its_provider_says_then_the_file_then_it
     ("said", "patience", "window"),
     [
         ({}, None, None),
-        ({"num_ctx": 8192}, None, 8192),
+        ({"num_ctx": 8192}, None, None),
         ({"num_ctx": 8192, "window": 4096}, None, 4096),
         ({"window": 65536, "patience": "5m"}, 300, 65536),
     ],
@@ -465,6 +465,28 @@ def test_a_target_is_as_patient_and_as_wide_as_its_provider_says(
 ) -> None:
     (target,) = chosen("new/m", new={**OPEN, **said}).targets
     assert (target.patience, target.window) == (patience, window)
+
+
+@pytest.mark.parametrize(
+    ("said", "model", "num_ctx", "memory"),
+    [
+        ({}, "m", None, 2 * 2**30),
+        ({"context_memory": "1GiB"}, "m", None, 2**30),
+        ({"num_ctx": 8192}, "m", 8192, None),
+        ({"num_ctx": "none"}, "m", None, None),
+        ({"num_ctx": {"qwen2.5:*": 16384, "*": 8192}}, "qwen2.5:7b", 16384, None),
+        ({"num_ctx": {"qwen2.5:*": 16384, "*": 8192}}, "QWEN2.5", 16384, None),
+        ({"num_ctx": {"qwen2.5:*": 16384, "*": 8192}}, "qwen3", 8192, None),
+        ({"num_ctx": {"qwen": 16384}}, "qwen:latest", 16384, None),
+        ({"num_ctx": {"qwen": 16384}}, "qwen:7b", None, 2 * 2**30),
+        ({"num_ctx": {"a*": 4096, "ab*": 8192}}, "abc", 4096, None),
+    ],
+)
+def test_a_target_has_the_context_of_the_first_pattern_that_fits_its_model(
+    said: dict[str, Any], model: str, num_ctx: int | None, memory: int | None
+) -> None:
+    (target,) = chosen("new/{model}", model=model, new={**OPEN, **said}).targets
+    assert (target.num_ctx, target.context_memory) == (num_ctx, memory)
 
 
 def test_a_target_is_known_by_its_server_and_its_model_and_never_by_its_key() -> None:
@@ -529,7 +551,7 @@ def test_no_key_shows_in_anything_that_is_printed() -> None:
         "rules": [{"name": "all", "use": ["far/f", "keyless/k"]}],
         "proxy": {"auth": {"tokens": [f"{SECRET}-token"]}},
     }
-    rules = load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
+    rules = load_rules(yaml.safe_dump(file, sort_keys=False), {}, profiles={"compat"})
     decision = decide(rules, Facts("m"))
     (target,) = decision.targets
     assert target.key == SECRET
@@ -545,7 +567,7 @@ def test_secrets_are_all_keys_without_the_space_around_them() -> None:
         "rules": [{"name": "all", "use": "far/f"}],
         "proxy": {"auth": {"tokens": ["one, two", " three"]}},
     }
-    rules = load_rules(yaml.safe_dump(file), {}, profiles={"compat"})
+    rules = load_rules(yaml.safe_dump(file, sort_keys=False), {}, profiles={"compat"})
     assert rules.secrets == ("one", "two", "three", SECRET, f"{SECRET}-2")
 
 

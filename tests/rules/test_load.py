@@ -44,7 +44,8 @@ providers:
   ollama:
     dialect: ollama
     urls: ["http://127.0.0.1:11434", "http://127.0.0.2:11434"]
-    num_ctx: "8192"
+    num_ctx: {"qwen2.5:*": "8192", "*": auto}
+    context_memory: 1GiB
     keep_alive: 5m
     parallel: "2"
   far:
@@ -86,8 +87,10 @@ defaults:
     mid_stream: error
     backoff: 100ms
     wait: 10s
+    repair: "true"
   breaker: {failures: "2.5", cool_down: 20s, weights: {timeout: "0.5", status_500: "0"}}
   admission: {parallel: "8", queue: "20", wait: 3s}
+  images: {fetch: "true", bytes: 10MiB, wait: 5s, redirects: "1", allow: [images.test, 10.1.0.0/16]}
   drain: 7s
 prices:
   - {model: far/m, from: "2026-11-15", input: "0.15", cached_input: "0.003", output: "0.60"}
@@ -407,10 +410,15 @@ def test_what_a_file_says_of_failover_arrives() -> None:
     said = rules.defaults.failover
     assert (said.attempts, said.on) == (3, ("connect", "timeout", "status_429", "status_5xx"))
     assert (said.mid_stream, said.backoff, said.wait) == ("error", 0.1, 10)
+    assert said.repair
     breaker, admission = rules.defaults.breaker, rules.defaults.admission
     assert (breaker.failures, breaker.cool_down, breaker.weights) == (2.5, 20, {"timeout": 0.5, "status_500": 0})
     assert (admission.parallel, admission.queue, admission.wait, rules.defaults.drain) == (8, 20, 3, 7)
     assert (rules.file.models["chat"].weights, rules.file.models["chat"].mid_stream) == ((2, 0.5), "error")
+    images, ollama = rules.defaults.images, rules.file.providers["ollama"]
+    assert (images.fetch, images.bytes, images.wait, images.redirects) == (True, 10 * 2**20, 5, 1)
+    assert images.allow == ("images.test", "10.1.0.0/16")
+    assert (ollama.num_ctx, ollama.context_memory) == ({"qwen2.5:*": 8192, "*": "auto"}, 2**30)
     assert (rules.file.providers["far"].patience, rules.file.providers["far"].window) == (300, 65536)
 
 
@@ -531,7 +539,7 @@ def told(error: BaseException) -> str:
 def test_the_file_with_every_key_is_a_good_one() -> None:
     rules = load(EVERYTHING)
     assert set(rules.secrets) == {"one", "two", "three", "four"}
-    assert len(PLACES) == 80
+    assert len(PLACES) == 89
 
 
 def test_every_key_of_the_schema_stands_in_that_file() -> None:

@@ -18,6 +18,7 @@ from rules.schema import (
     BreakerPolicy,
     Defaults,
     Failover,
+    Images,
     Limits,
     Model,
     Price,
@@ -229,9 +230,13 @@ def test_a_file_has_sensible_defaults() -> None:
     assert file.defaults.failover == Failover(attempts=2, on=DEFAULT_ON, mid_stream="continue", backoff=0.25, wait=30)
     assert file.defaults.breaker == BreakerPolicy(failures=5, cool_down=10, weights={})
     assert file.defaults.admission == Admission(parallel=None, queue=100, wait=30)
+    assert file.defaults.failover.repair is False
+    images = file.defaults.images
+    assert (images.fetch, images.bytes, images.wait, images.redirects, images.allow) == (True, 20 * 2**20, 10, 3, ())
     assert file.prices == ()
     box = file.providers["box"]
     assert (box.profile, box.parallel, box.patience, box.window) == ("compat", None, None, None)
+    assert (box.num_ctx, box.context_memory) == ({"*": "auto"}, 2 * 2**30)
 
 
 def test_a_virtual_model_is_asked_in_order_unless_it_says_otherwise() -> None:
@@ -314,6 +319,80 @@ def test_only_what_is_near_is_offered() -> None:
     assert near("zebra", ["policy"]) == near("zebra", []) == ""
 
 
+# --- windows and hosts
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (8192, {"*": 8192}),
+        (" 8192 ", {"*": 8192}),
+        (4, {"*": 4}),
+        ("auto", {"*": "auto"}),
+        ("None", {"*": "none"}),
+        (None, {"*": "auto"}),
+        ({"qwen*": "16384", "*": "none"}, {"qwen*": 16384, "*": "none"}),
+        ({"*": "auto"}, {"*": "auto"}),
+    ],
+)
+def test_a_context_is_for_all_models_or_by_pattern(written: Any, read: dict[str, Any]) -> None:
+    assert Provider.model_validate({"dialect": "ollama", "num_ctx": written}).num_ctx == read
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *[3, 0, -1, 10**9, "3", "", "8k", "8192.0", 8192.0, True, False, [], [8192], {}, "\u0663", "9" * 5000, SECRET],
+        *[{"a": 3}, {"a": None}, {"a": {"b": 8192}}, {8: 8192}, {"*": "auto", "a": 8192}],
+    ],
+)
+def test_other_contexts_are_refused_and_never_repeated(written: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Provider.model_validate({"dialect": "ollama", "num_ctx": written})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("atuo", "auto"), ("non", "none"), ("automatic", "auto")])
+def test_a_mistyped_word_for_a_context_is_recognised(written: str, meant: str) -> None:
+    with pytest.raises(ValidationError, match=f"did you mean '{meant}'"):
+        Provider.model_validate({"dialect": "ollama", "num_ctx": written})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Images.Example.ORG.", "images.example.org"),
+        ("localhost", "localhost"),
+        ("my_host", "my_host"),
+        ("3com.test", "3com.test"),
+        ("10.1.2.3", "10.1.2.3/32"),
+        (" 10.1.0.0/16 ", "10.1.0.0/16"),
+        ("fd00::/8", "fd00::/8"),
+        ("[::1]", "::1/128"),
+    ],
+)
+def test_hosts_addresses_and_networks_may_be_opened_for_images(written: str, read: str) -> None:
+    assert Images.model_validate({"allow": written}).allow == (read,)
+    assert Images.model_validate({"allow": [written, "b.test"]}).allow == (read, "b.test")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *["", "http://a.test", "a.test:80", "a.test/path", "10.1.2.3/16", "10.1", "256.1.1.1", "*.a.test", "a b", "-a"],
+        *["a..b", "1", "fe80::1%eth0", "x" * 300, 5, None],
+    ],
+)
+def test_other_hosts_are_refused(written: Any) -> None:
+    with pytest.raises(ValidationError):
+        Images.model_validate({"allow": [written]})
+
+
+def test_a_network_with_more_bits_than_its_mask_is_recognised() -> None:
+    with pytest.raises(ValidationError, match="a network ends in zeros"):
+        Images.model_validate({"allow": ["10.1.2.3/16"]})
+
+
 # --- numbers that must make sense
 
 
@@ -331,6 +410,11 @@ def test_only_what_is_near_is_offered() -> None:
         (Admission, "queue", [0, "7"], [-1, None]),
         (Admission, "wait", ["500ms"], [0, None]),
         (Defaults, "drain", ["5s"], [0, None]),
+        (Failover, "repair", [True, "false"], ["maybe", None]),
+        (Images, "fetch", [False, "true"], ["maybe", None]),
+        (Images, "bytes", ["1MiB", 1], [0, "big"]),
+        (Images, "wait", ["500ms"], [0, None]),
+        (Images, "redirects", [0, 10], [-1, 11]),
     ],
 )
 def test_numbers_are_taken_as_far_as_they_make_sense(
@@ -406,7 +490,7 @@ def test_a_price_says_what_for_from_when_and_how_much(key: str) -> None:
 
 
 NOUNS = [Auth, Defaults, Limits, Model, Provider, Proxy, Rule, RulesFile, Timeouts, When]
-NOUNS += [Admission, BreakerPolicy, Failover, Price]
+NOUNS += [Admission, BreakerPolicy, Failover, Images, Price]
 
 
 @pytest.mark.parametrize("kind", NOUNS)
