@@ -16,12 +16,16 @@ import typer
 import uvloop
 from loguru import logger
 
+from addons.explain import SURFACES, explain, offline, shown
 from addons.logs import set_up_logging
 from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
+from rules.access import ANONYMOUS
 from rules.decide import Rules
+from wire.check import parse_body
+from wire.errors import BadRequest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -182,6 +186,49 @@ def check(rules: RulesOption = None) -> None:
     loaded, _ = read_rules(rules, os.environ)
     file = loaded.file
     print(f"The rules are sound: {len(file.providers)} providers, {len(file.models)} models, {len(file.rules)} rules.")
+
+
+@app.command(name="explain")
+def explain_(
+    file: Annotated[str, typer.Argument(help="The request's JSON body; - reads it from stdin.")],
+    rules: RulesOption = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help=f"{', '.join(SURFACES)}. Default: guessed from the body's keys.")
+    ] = None,
+    client: Annotated[str, typer.Option(help="Who calls, as the rules name it.")] = ANONYMOUS,
+    header: Annotated[list[str] | None, typer.Option(help="A header of the call, 'name: value'.")] = None,
+    available: Annotated[
+        list[str] | None, typer.Option(help="A local model that is there, provider/model. Default: all of them.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the bodies in full.")] = False,
+) -> None:
+    """Show where a request would go, why, and what would be sent there. Nothing is sent."""
+    loaded, _ = read_rules(rules, os.environ)
+    try:
+        body = parse_body(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
+        headers = dict(map(_header, header or ()))
+        state = offline(loaded, available or ())
+        explained = explain(state, body, endpoint=endpoint, client=client, headers=headers, live=False)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
+    except BadRequest as fault:
+        raise SettingsError(f"{file}: {fault.message}") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    if as_json:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(explained.as_json())
+    else:
+        print("\n".join(shown(explained)))
+    if explained.fault is not None:
+        raise SystemExit(1)
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon:
+        raise ValueError(f"a header is written 'name: value', not '{line}'")
+    return name.strip().lower(), value.strip()
 
 
 @app.command()

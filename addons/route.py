@@ -7,15 +7,21 @@ do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mitmproxy.http import HTTPFlow
 
+from addons.models import Models
+from addons.thoughts import Thoughts
 from rules.conditions import Facts, Seen
 from rules.decide import Decision, Target
-from wire.dialects import DIALECTS, Operation
+from wire.dialects import DIALECTS, Facets, Operation
 from wire.errors import Fault, ModelNotFound, NoRoute, Untranslatable
-from wire.openai import ModelRequest
+from wire.openai import ChatRequest, ModelRequest, Translated
+from wire.parts import Part
+from wire.profiles import PROFILES
+from wire.surfaces import Surface
 
 
 class HeaderView(Mapping[str, str]):
@@ -60,9 +66,51 @@ def no_route(model: str, decision: Decision) -> Fault:
     return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model[:200]}`: {why}.")
 
 
+def parts_of(surface: Surface, request: ModelRequest, decision: Decision) -> tuple[Part, ...]:
+    """What a request is asked in, where one of the targets cannot be told all of it at once; else nothing."""
+    parts = surface.split(request)
+    if len(parts) > 1 and any(_one_by_one(request, target) for pool in decision.pools for target in pool.targets):
+        return parts
+    return ()
+
+
+def _one_by_one(request: ModelRequest, target: Target) -> bool:
+    operation = DIALECTS[target.dialect].operations.get(request.operation)
+    return operation is not None and operation.one_by_one(request, Facets(target.profile))
+
+
+def dropped_of(surface: Surface, request: ModelRequest, translated: Translated) -> tuple[str, ...]:
+    """What of a request the target is not told, in the caller's words."""
+    return tuple(surface.param(request, name) for name in (*request.lost, *translated.dropped))
+
+
+def images_to_fetch(request: ModelRequest, decision: Decision, models: Models) -> tuple[str, ...]:
+    """The URLs of its images that some target of the decision cannot be told."""
+    if not (isinstance(request, ChatRequest) and request.has_images):
+        return ()
+    found: dict[str, None] = {}
+    for pool in (*decision.pools, *decision.last):
+        for target in pool.targets:
+            operation = DIALECTS[target.dialect].operations.get(request.operation)
+            if operation is not None:
+                found |= dict.fromkeys(operation.inlines(request, models.facets(target)))
+    return tuple(found)
+
+
+def with_thoughts(request: ModelRequest, target: Target, thoughts: Thoughts, client: str) -> ModelRequest:
+    """The request with what its caller's models thought, for a server that wants it back."""
+    if isinstance(request, ChatRequest) and PROFILES[target.profile].thinking_by_default:
+        return replace(request, thoughts=thoughts.of(client))
+    return request
+
+
 def operation_at(target: Target, request: ModelRequest) -> Operation[Any]:
     """How the target is asked for it; raises Untranslatable where a server of its kind cannot be."""
     operation = DIALECTS[target.dialect].operations.get(request.operation)
-    if operation is None:
-        raise Untranslatable(f"A server of this kind cannot be asked for {request.operation}.")
+    if operation is None or request.operation in PROFILES[target.profile].lacks:
+        raise Untranslatable(
+            f"`{request.model[:200]}` leads to {target.name}, and a server of its kind cannot be asked for "
+            f"{request.operation}. Name a model, or write a rule, that leads to one which can.",
+            param="model",
+        )
     return operation

@@ -20,6 +20,8 @@ import uvloop
 
 from .client import Unexpected
 from .flapping import Flapping, flapping
+from .mapping import as_json as mapping_as_json
+from .mapping import figures
 from .measures import FULL, MEASURES, QUICK, Bench, Extent
 from .processes import Machine, NotStarted, Target, machine
 from .storm import Door, Report, storm
@@ -148,6 +150,9 @@ def bench(
     with_flapping: Annotated[
         bool, typer.Option("--flapping", help="A steady load for a minute on a target that comes and goes.")
     ] = False,
+    mapping: Annotated[
+        bool, typer.Option("--mapping", help="What checking, translating and reading cost, without a socket.")
+    ] = False,
     calls: Annotated[int, typer.Option(min=1, help="Calls of the storm.")] = 5000,
     seed: Annotated[int, typer.Option(help="Seed of the storm and of the flapping target.")] = 1,
     at_a_time: Annotated[int, typer.Option(min=1, help="Calls of the storm that are under way at once.")] = 50,
@@ -156,6 +161,12 @@ def bench(
 
     Exit code 0: measured; 1: a goal was missed, with --strict, or always after a storm; 2: the run itself failed.
     """
+    if mapping:
+        found = figures()
+        print(mapping_as_json(found) if json else "\n".join(figure.line() for figure in found))
+        if strict and not all(figure.met for figure in found):
+            raise typer.Exit(1)
+        return
     if in_storm:
         _tell(lambda door: storm(door, calls=calls, seed=seed, at_a_time=at_a_time))
     if with_flapping:

@@ -243,7 +243,7 @@ def test_the_sandbox_serves_as_ollama_does(tmp_path: Path) -> None:
         assert "Traceback" not in child.output
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["try"], ["check"], ["sandbox"]])
+@pytest.mark.parametrize("words", [[], ["run"], ["try"], ["check"], ["explain"], ["sandbox"]])
 def test_every_command_explains_itself(words: list[str]) -> None:
     done = typer.testing.CliRunner().invoke(
         app, [*words, "--help"], env={"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
@@ -255,6 +255,7 @@ def test_every_command_explains_itself(words: list[str]) -> None:
         "Serve until stopped",
         "Send one streamed call",
         "everything that is wrong",
+        "Show where a request would go",
         "as an Ollama server would",
     ):
         if not words:
