@@ -2,7 +2,9 @@
 # Sourced by the scripts beside it, which set -euo pipefail. Gives them:
 #   ROOT              the project's folder
 #   set_up run|dev    makes or completes .venv; dev holds all of run
-#   set_up openai1    makes .venv-openai1, with the 1.x SDK
+#   set_up NAME       makes .venv-NAME from tests/NAME.lock: openai1 (the 1.x SDK), clients (agents, LangChain),
+#                     llama (a real llama.cpp server, built here)
+#   set_up_node       makes .venv-node, with the Node SDK; false, with a line that says why, where that cannot be
 # Written for bash 3.2 too, which is what macOS has.
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -103,28 +105,31 @@ _is_usable() { # VENV
     [ -z "${UNIGATE_PYTHON:-}" ] || [ "$UNIGATE_PYTHON" = "$python" ]
 }
 
-_complete() { # VENV NAME LOCK FILE...
-    local venv=$1 name=$2 lock=$3 python was_whole=''
-    shift 2
-    python=$(_find_python) || return 1
-
-    # One set-up at a time. The lock belongs to descriptor 9, which this shell keeps open, so it outlives the
-    # Python that took it; macOS has no flock command. A pip that lost its shell still holds it, rightly.
+# One set-up at a time. The lock belongs to descriptor 9, which this shell keeps open, so it outlives the
+# Python that took it; macOS has no flock command. A pip that lost its shell still holds it, rightly.
+_lock() { # PYTHON
     exec 9> "$ROOT/.venv-lock" || return 1
-    "$python" -I -c 'if 1:
+    "$1" -I -c 'if 1:
         import fcntl, sys
         try:
             fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("Waiting for another set-up to finish…", file=sys.stderr)
-            fcntl.flock(9, fcntl.LOCK_EX)' || return 1
+            fcntl.flock(9, fcntl.LOCK_EX)'
+}
+
+_complete() { # VENV NAME LOCK FILE...
+    local venv=$1 name=$2 lock=$3 python was_whole='' takes='about a minute'
+    shift 2
+    python=$(_find_python) && _lock "$python" || return 1
     if _is_ready "$venv" "$name" "$@"; then # the other one did the work
         exec 9>&-
         return 0
     fi
 
     trap 'exit 130' INT TERM # pip ends an interrupt as a failure, and we would go on
-    echo "Setting up (once, about a minute)…" >&2
+    [ "$name" != llama ] || takes='it builds llama.cpp: about ten minutes on two cores'
+    echo "Setting up (once, $takes)…" >&2
     rm -rf -- "$ROOT"/.venv-discarded*
     if [ -e "$venv" ] && ! _is_usable "$venv"; then
         mv -- "$venv" "$ROOT/.venv-discarded" || return 1 # renamed first: a removal that is cut short leaves nothing half there
@@ -137,7 +142,7 @@ _complete() { # VENV NAME LOCK FILE...
     read -r python < "$venv/.unigate-python"
 
     if ! { _install "$python" "$venv" -r "$lock" &&
-        { [ "$name" = openai1 ] || _install "$python" "$venv" --no-deps --no-build-isolation -e "$ROOT"; }; }; then
+        { [ "$venv" != "$ROOT/.venv" ] || _install "$python" "$venv" --no-deps --no-build-isolation -e "$ROOT"; }; }; then
         echo "Set-up failed: the packages could not be fetched or installed; the message above says why." \
             "Check the network, proxy and package index settings, then run this again." >&2
         # pip fetches everything before it changes anything: a venv that worked still does.
@@ -153,12 +158,37 @@ _complete() { # VENV NAME LOCK FILE...
     exec 9>&-
 }
 
-set_up() { # run|dev|openai1
+set_up() { # run|dev|NAME
     local venv=$ROOT/.venv
     case $1 in
         run) set -- run "$ROOT/requirements.lock" "$ROOT/pyproject.toml" ;;
         dev) set -- dev "$ROOT/requirements-dev.lock" "$ROOT/requirements.lock" "$ROOT/pyproject.toml" ;;
-        openai1) set -- openai1 "$ROOT/tests/openai1.lock" && venv=$ROOT/.venv-openai1 ;;
+        *) venv=$ROOT/.venv-$1 && set -- "$1" "$ROOT/tests/$1.lock" ;;
     esac
     _is_ready "$venv" "$@" || _complete "$venv" "$@" || exit 1
+}
+
+set_up_node() {
+    local home=$ROOT/.venv-node pins=$ROOT/tests/sdk/node said version='' python wanted done_for=''
+    version=$(node --version 2>/dev/null) || version=''
+    case $version in
+        '' | v[0-9].* | v1[0-9].*)
+            echo "The tests of the Node SDK are left out: there is no Node 20 or later." >&2
+            return 1
+            ;;
+    esac
+    wanted=$(_fingerprint "$version" "$pins/package.json" "$pins/package-lock.json")
+    { read -r done_for < "$home/.unigate-node"; } 2>/dev/null && [ "$done_for" = "$wanted" ] && return 0
+
+    python=$(_find_python) && _lock "$python" || exit 1
+    { read -r done_for < "$home/.unigate-node"; } 2>/dev/null && [ "$done_for" = "$wanted" ] && return 0
+    rm -rf -- "$home" && mkdir -p -- "$home" && cp -- "$pins/package.json" "$pins/package-lock.json" "$home" || exit 1
+    if ! said=$(cd -- "$home" && npm ci --ignore-scripts --no-audit --no-fund 2>&1); then
+        printf '%s\n' "$said" >&2
+        echo "The tests of the Node SDK are left out: npm could not install it; the message above says why." >&2
+        exec 9>&-
+        return 1
+    fi
+    printf '%s\n' "$wanted" > "$home/.unigate-node"
+    exec 9>&-
 }

@@ -1,18 +1,16 @@
 """A user of the OpenAI SDK: runs scenarios against a gateway and prints what the SDK showed, one JSON line for each.
 
-    python program.py BASE_URL KEY [SCENARIO ...]
+    python -m tests.sdk.program BASE_URL KEY [SCENARIO ...]
 
-Without scenarios all of them run, in one process, because importing the SDK takes seconds. Works with the 1.x and the
-3.x SDK, so SDK objects are `Any` here. Nothing is judged: test_sdk.py says what should have been shown.
+Works with the 1.x and the 3.x SDK, so SDK objects are `Any` here. Nothing is judged: test_sdk.py says what should have
+been shown.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -20,19 +18,11 @@ from typing import Any
 import openai
 import pydantic
 
-MODELS = {"local": "qwen2.5:7b", "remote": "deepseek-flash"}
-"""An Ollama and DeepSeek behind the gateway."""
+from tests.sdk.scenarios import FUNCTION, MODELS, WEATHER, play
+
 THINKING = {"local": "deepseek-r1:7b", "remote": "deepseek-flash"}
-CITY = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
-FUNCTION = {"name": "get_weather", "description": "The weather in a city", "parameters": CITY}
 TOOL = {"type": "function", "function": FUNCTION}
 STRICT_TOOL = {"type": "function", "function": {**FUNCTION, "strict": True}}
-WEATHER = "rain and wind"
 
 type Scenario = Callable[[Caller], Any]
 
@@ -390,8 +380,8 @@ def unknown_url(caller: Caller) -> Any:
     return {
         "post": failure(lambda: caller.client.post("/nothing", body={}, cast_to=object)),
         "get": failure(lambda: caller.client.get("/nothing", cast_to=object)),
-        "embeddings": failure(lambda: caller.client.embeddings.create(model="e", input="hello")),
-        "responses": failure(lambda: caller.client.responses.create(model=MODELS["local"], input="hello")),
+        "moderations": failure(lambda: caller.client.moderations.create(input="hello")),
+        "files": failure(lambda: caller.client.files.list()),
         "wrong method": failure(lambda: caller.client.get("/chat/completions", cast_to=object)),
     }
 
@@ -572,13 +562,7 @@ SCENARIOS: dict[str, Scenario] = {
 def main() -> None:
     base_url, key, *names = sys.argv[1:]
     caller = Caller(base_url, key)
-    for name in names or SCENARIOS:
-        line: dict[str, Any] = {"scenario": name}
-        try:
-            line["shown"] = SCENARIOS[name](caller)
-        except Exception:  # the other scenarios shall have their turn
-            line["raised"] = traceback.format_exc()
-        print(json.dumps(line), flush=True)
+    play({name: partial(scenario, caller) for name, scenario in SCENARIOS.items()}, names)
 
 
 if __name__ == "__main__":

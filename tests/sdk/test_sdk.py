@@ -1,152 +1,41 @@
-"""What a user of the official SDKs, the 1.x and the 3.x, and of curl sees of the gateway.
+"""What a user of the official Python SDKs, the 1.x and the 3.x, sees of the gateway's chat.
 
-Each SDK runs program.py once, in a process of its own, and tells everything it showed; the tests look at that.
+Each SDK runs `program` once, in a process of its own, and tells everything it showed; the tests look at that.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gateway import Gateway
-from tests.standins import CutAfter, DeepSeekStandIn, OllamaStandIn, Pace, Seen, Status
-
-KEY = "sk-caller-0123456789"
-UPSTREAM_KEY = "sk-upstream-9876543210"
-PROGRAM = Path(__file__).with_name("program.py")
-RULES = """
-proxy: {{auth: {{tokens: [{key}]}}}}
-providers:
-  ollama:      {{dialect: ollama, urls: [{ollama}]}}
-  deepseek:    {{dialect: openai, profile: deepseek, urls: [{deepseek}], key: {upstream_key}}}
-  cut-local:   {{dialect: ollama, urls: [{cut_local}]}}
-  cut-remote:  {{dialect: openai, profile: deepseek, urls: [{cut_remote}], key: {upstream_key}}}
-  busy-local:  {{dialect: ollama, urls: [{busy_local}]}}
-  busy-remote: {{dialect: openai, profile: deepseek, urls: [{busy_remote}], key: {upstream_key}}}
-  sick-local:  {{dialect: ollama, urls: [{sick_local}]}}
-  sick-remote: {{dialect: openai, profile: deepseek, urls: [{sick_remote}], key: {upstream_key}}}
-  shaky:       {{dialect: ollama, urls: [{shaky}]}}
-  slow:        {{dialect: ollama, urls: [{slow}]}}
-  keyless:     {{dialect: openai, profile: deepseek, urls: [{deepseek}], key: ""}}
-models:
-  cut-local:  {{targets: cut-local/a}}
-  cut-remote: {{targets: cut-remote/deepseek-flash}}
-  busy:       {{targets: [busy-local/a, busy-remote/deepseek-flash]}}
-  broken:     {{targets: [sick-local/a, sick-remote/deepseek-flash]}}
-  mended:     {{targets: [cut-local/a, deepseek/deepseek-flash]}}
-  mended-there: {{targets: [cut-remote/deepseek-flash, "ollama/qwen2.5:7b"]}}
-  spare:      {{targets: [sick-local/a, deepseek/deepseek-flash]}}
-  shaky:      {{targets: shaky/a}}
-  slow:       {{targets: slow/a}}
-  keyless:    {{targets: keyless/deepseek-flash}}
-rules:
-  - {{name: local, when: {{model: ["qwen*", "deepseek-r1*", "hf.co/*"]}}, use: "ollama/{{model}}"}}
-  - {{name: remote, when: {{model: deepseek-flash}}, use: deepseek/deepseek-flash}}
-defaults:
-  timeouts: {{connect: 5s, first_token: 10s, idle: 10s, total: 30s}}
-  failover: {{attempts: 1}}
-  breaker: {{failures: 1000}}
-  admission: {{parallel: 64}}
-"""
-
-
-class World:
-    """The gateway, and the servers behind it: two good ones, and one for each kind of trouble."""
-
-    def __init__(self) -> None:
-        self.ollama = OllamaStandIn(["qwen2.5:7b", "deepseek-r1:7b", "hf.co/acme/tiny:q4"])
-        self.deepseek = DeepSeekStandIn(UPSTREAM_KEY)
-        self.cut_local, self.busy_local, self.sick_local = (OllamaStandIn(["a"]) for _ in range(3))
-        self.cut_remote, self.busy_remote, self.sick_remote = (
-            DeepSeekStandIn(UPSTREAM_KEY, thinking=False) for _ in range(3)
-        )
-        self.shaky, self.slow = OllamaStandIn(["a"]), OllamaStandIn(["a"])
-        self.cut_local.always = CutAfter(2)
-        self.cut_remote.always = CutAfter(3)  # the first piece has the role alone
-        self.busy_local.always = self.busy_remote.always = Status(429)
-        self.sick_local.always = self.sick_remote.always = Status(500)
-        self.slow.always = Pace(0.1)
-        self._stack = ExitStack()
-        self.gateway: Gateway
-
-    @property
-    def standins(self) -> dict[str, OllamaStandIn | DeepSeekStandIn]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, OllamaStandIn | DeepSeekStandIn)}
-
-    def __enter__(self) -> World:
-        with ExitStack() as stack:
-            urls = {name: stack.enter_context(standin).url for name, standin in self.standins.items()}
-            rules = RULES.format(key=KEY, upstream_key=UPSTREAM_KEY, **urls)
-            self.gateway = stack.enter_context(Gateway(rules))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+from tests.sdk.world import KEY, UPSTREAM_KEY, Shown, World, python_of, run
+from tests.standins import Seen, Status
 
 
 @dataclass(frozen=True)
 class Sdk:
-    """What one SDK showed, and what reached the two good servers meanwhile."""
+    """What one SDK showed, and what reached the servers meanwhile."""
 
-    version: str
-    lines: dict[str, dict[str, Any]] = field(repr=False)
+    shows: Shown
     ollama: list[Seen] = field(repr=False)
     deepseek: list[Seen] = field(repr=False)
     shaky: list[Seen] = field(repr=False)
     log: str = field(repr=False)
 
     def shown(self, scenario: str) -> Any:
-        line = self.lines[scenario]
-        assert "shown" in line, f"with SDK {self.version}, {scenario} raised:\n{line['raised']}"
-        return line["shown"]
+        return self.shows[scenario]
 
 
-def environment() -> dict[str, str]:
-    """This process's environment without what would lead the children elsewhere."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().endswith("_PROXY") and not name.upper().startswith("OPENAI_")
-    }
-
-
-def interpreter(version: str) -> str:
-    if version == "3.x":
-        return sys.executable
-    python = os.environ.get("UNIGATE_OPENAI1_PYTHON")
-    if not python:
-        pytest.fail("UNIGATE_OPENAI1_PYTHON is not set: run the tests with scripts/test, which installs the 1.x SDK.")
-    return python
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with World() as made:
-        yield made
-
-
-@pytest.fixture(scope="module", params=["1.x", "3.x"])
+@pytest.fixture(scope="module", params=["openai1", "openai3"])
 def sdk(request: pytest.FixtureRequest, world: World) -> Sdk:
-    version: str = request.param
-    command = [interpreter(version), str(PROGRAM), f"{world.gateway.url}/v1", KEY]
     world.shaky.plan(Status(500), Status(503))
     before = len(world.ollama.chats), len(world.deepseek.chats), len(world.shaky.chats)
-    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    lines = {line["scenario"]: line for line in map(json.loads, run.stdout.splitlines())}
-    assert run.returncode == 0, f"the program ended after {list(lines)}:\n{run.stderr}"
+    shows = run([python_of(request.param), "-m", "tests.sdk.program", f"{world.gateway.url}/v1", KEY])
     return Sdk(
-        lines["version"]["shown"],
-        lines,
+        shows,
         world.ollama.chats[before[0] :],
         world.deepseek.chats[before[1] :],
         world.shaky.chats[before[2] :],
@@ -168,8 +57,8 @@ def counted(usage: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_each_interpreter_has_its_sdk(sdk: Sdk, request: pytest.FixtureRequest) -> None:
-    wanted = request.node.callspec.params["sdk"].removesuffix("x")
-    assert sdk.shown("version").startswith(wanted)
+    wanted = request.node.callspec.params["sdk"].removeprefix("openai")
+    assert sdk.shown("version").startswith(f"{wanted}.")
 
 
 # Chats
@@ -449,8 +338,8 @@ def test_a_model_that_cannot_be_retrieved_is_a_not_found_error(sdk: Sdk) -> None
     [
         ("post", "Invalid URL (POST /v1/nothing)"),
         ("get", "Invalid URL (GET /v1/nothing)"),
-        ("embeddings", "Invalid URL (POST /v1/embeddings)"),
-        ("responses", "Invalid URL (POST /v1/responses)"),
+        ("moderations", "Invalid URL (POST /v1/moderations)"),
+        ("files", "Invalid URL (GET /v1/files)"),
     ],
 )
 def test_an_unknown_url_is_a_not_found_error(sdk: Sdk, what: str, words: str) -> None:
@@ -606,120 +495,3 @@ def test_no_key_is_in_the_log(sdk: Sdk) -> None:
     assert KEY not in sdk.log
     assert UPSTREAM_KEY not in sdk.log
     assert "sk-somebody-elses-key" not in sdk.log
-
-
-# curl
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What curl printed."""
-
-    status: int
-    kind: str
-    body: bytes
-
-
-CHAT = {"model": "qwen2.5:7b", "messages": [{"role": "user", "content": "hello there"}]}
-BEARER = ("-H", f"Authorization: Bearer {KEY}")
-
-
-def curl(world: World, path: str, *options: str, body: object = None) -> Answer:
-    command = ["curl", "-q", "-sS", "--max-time", "20", "-w", "\n%{http_code} %{content_type}", *options]
-    if body is not None:
-        command += ["-H", "Content-Type: application/json", "--data-binary", "@-"]
-    run = subprocess.run(
-        [*command, f"{world.gateway.url}{path}"],
-        env=environment(),
-        input=b"" if body is None else json.dumps(body).encode(),
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    printed, _, last = run.stdout.rpartition(b"\n")
-    status, _, kind = last.decode().partition(" ")
-    return Answer(int(status), kind, printed)
-
-
-def check_curl_error(answer: Answer, status: int, **fields: str | None) -> None:
-    assert (answer.status, answer.kind) == (status, "application/json")
-    document = json.loads(answer.body)
-    assert set(document) == {"error"}
-    assert set(document["error"]) == {"message", "type", "param", "code"}
-    assert {name: document["error"][name] for name in fields} == fields
-
-
-def test_curl_gets_a_whole_reply(world: World) -> None:
-    answer = curl(world, "/v1/chat/completions", *BEARER, body=CHAT)
-    assert (answer.status, answer.kind) == (200, "application/json")
-    assert json.loads(answer.body)["choices"] == [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "You said: hello there", "refusal": None, "annotations": []},
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-    ]
-
-
-@pytest.mark.parametrize("version", ["--http1.1", "--http1.0"])
-@pytest.mark.parametrize("model", ["qwen2.5:7b", "deepseek-flash"])
-def test_curl_gets_a_stream_of_nothing_but_data_lines(world: World, model: str, version: str) -> None:
-    body = {**CHAT, "model": model, "stream": True}
-    answer = curl(world, "/v1/chat/completions", "-N", version, *BEARER, body=body)
-    assert (answer.status, answer.kind) == (200, "text/event-stream; charset=utf-8")
-    assert answer.body.endswith(b"\n\ndata: [DONE]\n\n")
-    events = answer.body.split(b"\n\n")
-    assert events.pop() == b""
-    assert events.pop() == b"data: [DONE]"
-    assert all(event.startswith(b"data: {") and b"\n" not in event for event in events)
-    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events]
-    assert all(set(chunk) == {"id", "object", "created", "model", "choices"} for chunk in chunks)
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert deltas[0] == {"role": "assistant", "content": "", "refusal": None}
-    assert [delta["content"] for delta in deltas[1:] if "content" in delta] == ["You", " said:", " hello", " there"]
-    assert (deltas[-1], chunks[-1]["choices"][0]["finish_reason"]) == ({}, "stop")
-
-
-def test_curl_sees_the_end_of_a_stream_that_was_cut(world: World) -> None:
-    answer = curl(world, "/v1/chat/completions", "-N", *BEARER, body={**CHAT, "model": "cut-local", "stream": True})
-    *_, last, done, nothing = answer.body.split(b"\n\n")
-    assert (done, nothing) == (b"data: [DONE]", b"")
-    assert set(json.loads(last.removeprefix(b"data: "))["error"]) == {"message", "type", "param", "code"}
-
-
-def test_curl_gets_errors_in_openais_shape(world: World) -> None:
-    robot = {**CHAT, "messages": [{"role": "robot", "content": "hello"}]}
-    check_curl_error(
-        curl(world, "/v1/chat/completions", *BEARER, body=robot), 400, param="messages[0].role", code="invalid_value"
-    )
-    check_curl_error(curl(world, "/v1/chat/completions", *BEARER, "-d", "{not json"), 400, param=None)
-    check_curl_error(curl(world, "/v1/nothing", *BEARER), 404, message="Invalid URL (GET /v1/nothing)", code=None)
-    check_curl_error(curl(world, "/v1/chat/completions", *BEARER), 405, type="invalid_request_error")
-    check_curl_error(curl(world, "/v1/models"), 401, code=None)
-
-
-def test_curl_may_give_its_key_in_the_url_and_no_log_shows_it(world: World) -> None:
-    path = "/v1/chat/completions?api_key="
-    assert curl(world, f"{path}{KEY}", body=CHAT).status == 200
-    check_curl_error(curl(world, f"{path}sk-some-other-key-1234", body=CHAT), 401, code="invalid_api_key")
-    assert KEY not in world.gateway.log.getvalue()
-    assert "sk-some-other-key-1234" not in world.gateway.log.getvalue()
-
-
-def test_curl_sends_a_large_body_after_asking_whether_it_may(world: World) -> None:
-    word = "a" * 2_000_000
-    body = {**CHAT, "messages": [{"role": "user", "content": word}]}
-    answer = curl(world, "/v1/chat/completions", "-H", "Expect: 100-continue", *BEARER, body=body)
-    assert json.loads(answer.body)["choices"][0]["message"]["content"] == f"You said: {word}"
-
-
-def test_curl_sends_a_body_in_chunks(world: World) -> None:
-    answer = curl(world, "/v1/chat/completions", "-H", "Transfer-Encoding: chunked", *BEARER, body=CHAT)
-    assert json.loads(answer.body)["choices"][0]["message"]["content"] == "You said: hello there"
-
-
-def test_curl_finds_a_model_with_a_slash_in_its_name_in_both_spellings(world: World) -> None:
-    for path in ("/v1/models/hf.co/acme/tiny:q4", "/v1/models/hf.co%2Facme%2Ftiny:q4"):
-        assert json.loads(curl(world, path, *BEARER).body)["id"] == "hf.co/acme/tiny:q4"
