@@ -44,7 +44,7 @@ from addons.exchange import Exchange
 from addons.http1 import fault_response
 from addons.state import State, new_request_id
 from wire.answer import Streamed
-from wire.errors import BadRequest, TooLarge
+from wire.errors import BadRequest, Fault, TooLarge
 from wire.sse import comment
 
 MAX_DISCARDED = 256 * 1024 * 1024
@@ -199,12 +199,12 @@ class CallerStream(HttpStream):
             self._body_size += len(event.data)
             limit = self.state.rules.defaults.limits.body
             if self._body_size > limit:
-                exchange = self.exchange
-                fault = TooLarge(f"The request body is larger than {limit.human_readable()}.")
-                self.flow.response = fault_response(fault, exchange.request_id if exchange else "")
-                if exchange is not None:
-                    exchange.fault = fault
-                yield from self._refuse_body()
+                yield from self._refuse_with(TooLarge(f"The request body is larger than {limit.human_readable()}."))
+            elif self.exchange is not None and self.exchange.spool is not None:
+                try:
+                    self.exchange.spool.add(event.data)
+                except Fault as fault:
+                    yield from self._refuse_with(fault)
             else:
                 self._body.append(event.data)
         elif isinstance(event, RequestEndOfMessage):
@@ -219,6 +219,14 @@ class CallerStream(HttpStream):
                 yield from self.send_response()
             else:
                 yield from self.first_attempt()
+
+    def _refuse_with(self, fault: Fault) -> CommandGenerator[None]:
+        """Answers in the middle of the body."""
+        exchange = self.exchange
+        self.flow.response = fault_response(fault, exchange.request_id if exchange else "")
+        if exchange is not None:
+            exchange.fault = fault
+        yield from self._refuse_body()
 
     def state_discard_request_body(self, event: events.Event) -> CommandGenerator[None]:
         if isinstance(event, RequestData):
@@ -328,7 +336,7 @@ class CallerStream(HttpStream):
             yield from self.end_stream()
 
     def send(self, data: bytes) -> CommandGenerator[None]:
-        if self.state.keep_bodies and self._kept_size < MAX_KEPT:
+        if self.state.keep_bodies and self._kept_size < MAX_KEPT and self._is_shown():
             self._kept.append(data)
             self._kept_size += len(data)
             if self._show_at == math.inf:
@@ -336,6 +344,17 @@ class CallerStream(HttpStream):
                 self._see_to_alarm()
         self._set_comment(self.state.clock())
         yield SendHttp(ResponseData(self.stream_id, data), self.context.client)
+
+    def _is_binary(self) -> bool:
+        """Whether nothing but the answer may be in the answer."""
+        exchange = self.exchange
+        if exchange is None or exchange.request is None:
+            return False
+        return exchange.request.binary or (exchange.answer is not None and exchange.answer.binary)
+
+    def _is_shown(self) -> bool:
+        answer = self.exchange.answer if self.exchange is not None else None
+        return answer is None or answer.shown
 
     def _show(self) -> CommandGenerator[None]:
         """Lets whoever looks at the flow see what the answer has come to."""
@@ -350,6 +369,8 @@ class CallerStream(HttpStream):
         if self._kept:
             self.flow.response.data.content = b"".join(self._kept)
             self._kept.clear()
+        elif not self._is_shown():
+            self.flow.response.data.content = b""  # mitmweb's page fails over None
         yield HttpResponseHook(self.flow)
         if (yield from self.check_killed(False)):
             return
@@ -374,6 +395,8 @@ class CallerStream(HttpStream):
         if self.exchange is not None:
             self.state.let_go(self.exchange)  # whatever way led here, no place is held any more
         self._fan = None
+        if self.flow.response is not None and self.flow.response.status_code == 200 and not self._is_shown():
+            self.flow.response.data.content = b""  # sent: whoever keeps the flow need not keep megabytes
         self.context.layers.clear()
         self.client_state = self.server_state = _over
 
@@ -398,8 +421,9 @@ class CallerStream(HttpStream):
         self._see_to_alarm()
 
     def _set_comment(self, now: float) -> None:
-        if self.exchange is not None:
-            self._comment_at = now + self.exchange.rules.defaults.timeouts.keep_alive
+        exchange = self.exchange
+        if exchange is not None and not self._is_binary():
+            self._comment_at = now + exchange.rules.defaults.timeouts.keep_alive
             self.switchboard.earliest = min(self.switchboard.earliest, self._comment_at)
 
     def _see_to_alarm(self) -> None:

@@ -23,6 +23,7 @@ async def drain(state: State, seconds: float) -> None:
     if not left:
         return
     logger.warning("stopping in the middle of {} call(s)", left)
+    state.fetcher.stop()
     servers: Proxyserver = ctx.master.addons.get("proxyserver")
     for handler in [*servers.connections.values()]:
         await handler.server_event(ShutDown())

@@ -13,14 +13,16 @@ from weakref import WeakKeyDictionary
 from mitmproxy import http
 
 from addons.node import Node, Ticket
+from addons.spool import Spool
 from rules.access import Client
 from rules.decide import Decision, Rules, Target
 from rules.health import Candidate
 from wire.answer import Streamed, Whole
-from wire.errors import Busy, Fault, Resting
+from wire.errors import Busy, Fault, NotAsAsked, Resting
 from wire.openai import Json, ModelRequest, Reply
 from wire.parts import Part
 from wire.surfaces import CHAT, Surface
+from wire.upload import Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,12 @@ class UpstreamCall:
     """(content type) -> the reader of the reply."""
     patience: float | None = None
     """Seconds to the first content for a server that shows signs of life meanwhile; None: as for any other."""
+    upload: Upload | None = None
+    """In place of `body`: what is made of the exchange's spool while it is sent."""
+    relays: bool = False
+    """The reply is passed on as it is."""
+    first_token_times: float = 1
+    """Its first content may take so many times as long as that of a chat."""
     trusted: bool = False
     """The server promises to go on from the text so far, where there is one."""
 
@@ -49,12 +57,12 @@ class UpstreamCall:
         return (
             f"POST {self.path} HTTP/1.1\r\n"
             f"host: {authority}\r\n"
-            "content-type: application/json\r\n"
+            f"content-type: {self.upload.content_type if self.upload is not None else 'application/json'}\r\n"
             f"accept: {self.accept}\r\n"
             "accept-encoding: identity\r\n"
             "user-agent: unigate\r\n"
             f"{authorization}"
-            f"content-length: {len(self.body)}\r\n\r\n"
+            f"content-length: {self.upload.length if self.upload is not None else len(self.body)}\r\n\r\n"
         ).encode()
 
 
@@ -106,6 +114,8 @@ class Exchange:
     client: Client | None = None
     surface: Surface = CHAT
     """What the caller speaks."""
+    spool: Spool | None = None
+    """The caller's body, where it is a form."""
     request: ModelRequest | None = None
     parts: tuple[Part, ...] = ()
     """What it is split into, where one upstream call cannot answer it."""
@@ -120,6 +130,8 @@ class Exchange:
     """Until when it waits for targets that rest because of other calls; None while there was no need."""
     pause: Pause | None = None
     """Why there is nothing to send just now, though something will be."""
+    repair: NotAsAsked | None = None
+    """The answer that was not the JSON that was asked for: the next one is asked for with it."""
     begun: bool = False
     """The caller has the beginning of the answer: whoever answers now must go on from there."""
     attempts: list[Attempt] = field(default_factory=list)

@@ -8,6 +8,7 @@ what is known of the targets (nodes.py).
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeGuard
 
 from mitmproxy import ctx
 from mitmproxy.addons.next_layer import NextLayer
@@ -18,15 +19,15 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.exchange import Exchange
-from addons.handler import handler_of, is_behind, look_after, tell
+from addons.handler import cut, handler_of, is_behind, look_after, tell, when_taken
 from addons.layer import GatewayLayer, Nudge
 from addons.plan import decide_next
 from addons.state import State
-from addons.verdict import last_words
+from addons.verdict import in_callers_words, last_words
 from rules.decide import Target
 from rules.health import Candidate, Failure, after, goes_on
 from wire.answer import Streamed
-from wire.errors import BadRequest, ConnectFailed, ContextTooLong, Fault, ModelMissing, NotContinued
+from wire.errors import BadRequest, ConnectFailed, ContextTooLong, Fault, ModelMissing, NotAsAsked, NotContinued
 from wire.resume import why_not
 
 
@@ -36,6 +37,8 @@ class Failover:
     def __init__(self, state: State) -> None:
         self.state = state
         state.is_behind = is_behind
+        state.when_taken = when_taken
+        state.cut = cut
         state.nudge = lambda client: tell(client, Nudge())
 
     def next_layer(self, data: layer.NextLayer) -> None:
@@ -78,13 +81,17 @@ class Failover:
         if not exchange.plan:  # nobody else is to be asked
             exchange.fault = last_words(exchange)
             return
+        if _can_be_repaired(fault, exchange):
+            exchange.repair = fault  # and the same target is asked again
+            decide_next(flow, exchange, state)
+            return
         retry = exchange.rules.retry
         failure = Failure(fault.kind, fault.retry_after)
         exchange.plan = after(exchange.plan, exchange.place, failure, state.clock(), retry, state.chance())
         if isinstance(fault, ContextTooLong):
-            exchange.plan = tuple(_with_larger_window(one, attempt.target) for one in exchange.plan)
+            exchange.plan = tuple(self._with_larger_window(one, attempt.target) for one in exchange.plan)
         if fault.kind is None:
-            exchange.fault = fault
+            exchange.fault = in_callers_words(exchange, fault)
         elif not goes_on(failure, retry):
             exchange.fault = last_words(exchange)
         elif exchange.begun and (why := _why_not_continued(exchange)) is not None:
@@ -96,14 +103,13 @@ class Failover:
         """The pause is over."""
         decide_next(flow, self.state.exchanges[flow], self.state)
 
-
-def _with_larger_window(one: Candidate[Target], too_small: Target) -> Candidate[Target]:
-    """After a prompt that was too long: only a target that may hold more is worth asking."""
-    same = one.target.name == too_small.name
-    known = one.target.window is not None and too_small.window is not None
-    if same or (known and (one.target.window or 0) <= (too_small.window or 0)):
-        return replace(one, out=True)
-    return one
+    def _with_larger_window(self, one: Candidate[Target], too_small: Target) -> Candidate[Target]:
+        """After a prompt that was too long: only a target that may hold more is worth asking."""
+        models = self.state.models
+        most, held = models.most(one.target), models.window(too_small)
+        if one.target.name == too_small.name or (most is not None and held is not None and most <= held):
+            return replace(one, out=True)
+        return one
 
 
 def _why_not_continued(exchange: Exchange) -> str | None:
@@ -113,6 +119,12 @@ def _why_not_continued(exchange: Exchange) -> str | None:
     assert request is not None
     assert decision is not None
     return "the rules say that it is not continued" if decision.mid_stream == "error" else why_not(request, answer.said)
+
+
+def _can_be_repaired(fault: Fault, exchange: Exchange) -> TypeGuard[NotAsAsked]:
+    """Whether the rules let a target correct an answer that is not the JSON that was asked for: once in a call."""
+    asked_for = exchange.rules.defaults.failover.repair
+    return asked_for and isinstance(fault, NotAsAsked) and exchange.repair is None and not exchange.begun
 
 
 def _refuses_to_go_on(fault: Fault) -> bool:

@@ -71,7 +71,7 @@ class Guard:
             exchange.ended = exchange.ended or hook in ("response", "error")
         if isinstance(data, HTTPFlow):
             hide_keys(data)
-            if not _is_stream(data.response):
+            if not (exchange is not None and exchange.begun) and not _is_stream(data.response):
                 data.response = fault_response(fault, request_id)
 
 

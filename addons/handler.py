@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from asyncio import StreamWriter
 
 from mitmproxy import ctx
@@ -36,6 +39,36 @@ def is_behind(client: Client) -> bool:
     io = handler.transports.get(client) if handler is not None else None
     writer = io.writer if io is not None else None
     return isinstance(writer, StreamWriter) and writer.transport.get_write_buffer_size() > 0
+
+
+def when_taken(client: Client, connection: Connection, event: events.Event) -> None:
+    """Hands an event to a caller's layers when the other side of one of its connections has taken what was sent."""
+    handler = handler_of(client)
+    io = handler.transports.get(connection) if handler is not None else None
+    writer = io.writer if io is not None else None
+    if handler is not None and isinstance(writer, StreamWriter):
+        create_task(_hand_over_when_taken(handler, writer, event), name="wait for a reader", keep_ref=True)
+
+
+async def _hand_over_when_taken(handler: ConnectionHandler, writer: StreamWriter, event: events.Event) -> None:
+    with contextlib.suppress(OSError):  # the connection broke: its own end is told as well
+        await writer.drain()
+    if handler.client in handler.transports:
+        await handler.server_event(event)
+
+
+def cut(client: Client, connection: Connection) -> None:
+    """Resets one of a caller's connections, with whatever was not sent yet: its other side must not take it for an
+    end in good order, nor may a side that does not read keep what is still to be sent."""
+    handler = handler_of(client)
+    io = handler.transports.get(connection) if handler is not None else None
+    writer = io.writer if io is not None else None
+    if isinstance(writer, StreamWriter):
+        opened = writer.get_extra_info("socket")
+        if opened is not None:  # else it broke already
+            with contextlib.suppress(OSError):
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
 
 
 def look_after(handler: ConnectionHandler) -> None:

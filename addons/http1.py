@@ -218,6 +218,20 @@ class CallData(HttpEvent):
 
     head: bytes
     body: bytes
+    more: bool = False
+    """The rest of the body follows in pieces."""
+
+
+@dataclass
+class CallPiece(HttpEvent):
+    """A piece of a request's body."""
+
+    data: bytes
+
+
+@dataclass
+class CallEnd(HttpEvent):
+    """There was the last piece."""
 
 
 _OUR_REQUEST = http.Request.make("POST", "http://upstream/")
@@ -235,6 +249,11 @@ class UpstreamHttp1(Http1Client):
             self.stream_id = event.stream_id
             self.request = _OUR_REQUEST
             yield commands.SendData(self.conn, event.head + event.body)
+            if not event.more:
+                yield from self.mark_done(request=True)
+        elif isinstance(event, CallPiece):
+            yield commands.SendData(self.conn, event.data)
+        elif isinstance(event, CallEnd):
             yield from self.mark_done(request=True)
         else:
             yield from super().send(event)

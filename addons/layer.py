@@ -40,6 +40,7 @@ from mitmproxy.proxy.layers.http import (
 from addons.caller import CallerStream, LastCall
 from addons.http1 import CallerHttp1, UpstreamConnection
 from addons.parts import FanOut, PartStream
+from addons.sending import PieceTaken
 from addons.state import State, new_request_id
 from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, Tick
 
@@ -108,6 +109,10 @@ class GatewayLayer(HttpLayer):
                 yield from self._look_at_the_clock()
             case Nudge():
                 yield from self._look_at_the_clock()
+            case PieceTaken():
+                sender = self.streams.get(event.stream_id)
+                if sender is not None:
+                    yield from self.event_to_child(sender, event)
             case ShutDown():
                 for stream in [*self.streams.values()]:
                     if isinstance(stream, GatewayStream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,13 +11,29 @@ from urllib.parse import unquote
 import orjson
 from mitmproxy import http
 
+from addons import responses
 from addons.exchange import Exchange, readable
+from addons.explain import explain
+from addons.route import HeaderView
 from addons.state import State
 from addons.status import status_of
 from rules.conditions import model_name
+from wire.check import parse_body
 from wire.errors import ModelNotFound
 from wire.openai import Json, ModelRequest
-from wire.surfaces import CHAT, Surface
+from wire.surfaces import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    IMAGE_EDITS,
+    IMAGE_VARIATIONS,
+    IMAGES,
+    RESPONSES,
+    SPEECH,
+    TRANSCRIPTION,
+    TRANSLATION,
+    Surface,
+)
 
 type Answer = Callable[[http.HTTPFlow, Exchange, State], http.Response]
 type Read = Callable[[http.HTTPFlow, Exchange, State], ModelRequest]
@@ -93,11 +110,53 @@ def _status(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
     return _json(exchange, asdict(status_of(state)) | {"targets": state.nodes.rows()})
 
 
+def _explain(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    body = parse_body(flow.request.raw_content or b"")
+    endpoint = body.get("endpoint")
+    if isinstance(body.get("request"), dict):
+        body = body["request"]
+    assert exchange.client is not None
+    explained = explain(state, body, endpoint=endpoint, client=exchange.client.name, headers=HeaderView(flow))
+    headers = {"content-type": "application/json"} | exchange.headers()
+    return http.Response.make(200, explained.as_json(), headers)
+
+
 ENDPOINTS: dict[str, Endpoint] = {
     "/chat/completions": Endpoint(("POST",), surface=CHAT),
+    "/completions": Endpoint(("POST",), surface=COMPLETIONS),
+    "/embeddings": Endpoint(("POST",), surface=EMBEDDINGS),
+    "/audio/transcriptions": Endpoint(("POST",), surface=TRANSCRIPTION),
+    "/audio/translations": Endpoint(("POST",), surface=TRANSLATION),
+    "/audio/speech": Endpoint(("POST",), surface=SPEECH),
+    "/images/generations": Endpoint(("POST",), surface=IMAGES),
+    "/images/edits": Endpoint(("POST",), surface=IMAGE_EDITS),
+    "/images/variations": Endpoint(("POST",), surface=IMAGE_VARIATIONS),
+    "/responses": Endpoint(("POST",), surface=RESPONSES, read=responses.read_responses),
+    "/responses/input_tokens": Endpoint(("POST",), responses.not_offered),
+    "/responses/compact": Endpoint(("POST",), responses.not_offered),
+    "/responses/{id}": Endpoint(("GET", "HEAD", "DELETE"), responses.response),
+    "/responses/{id}/input_items": Endpoint(("GET", "HEAD"), responses.input_items),
+    "/responses/{id}/cancel": Endpoint(("POST",), responses.cancel),
+    "/traces/ingest": Endpoint(("POST",), responses.no_traces),
     "/models": Endpoint(("GET", "HEAD"), _models),
-    "/models/{id}": Endpoint(("GET", "HEAD"), _model),
+    "/models/{id:path}": Endpoint(("GET", "HEAD"), _model),
     "/health": Endpoint(("GET", "HEAD"), _health, open=True, to_the_end=True),
     "/gateway/status": Endpoint(("GET", "HEAD"), _status, to_the_end=True),
+    "/gateway/explain": Endpoint(("POST",), _explain),
 }
-"""Paths without their /v1."""
+"""Paths without their /v1. `{id}` is one segment of a path, `{id:path}` all the rest of it."""
+
+_TEMPLATES = tuple(
+    (re.compile(path.replace("{id:path}", ".+").replace("{id}", "[^/]+")), endpoint)
+    for path, endpoint in ENDPOINTS.items()
+    if "{" in path
+)
+
+
+def endpoint_at(path: str) -> Endpoint | None:
+    """The endpoint of a path, with or without its /v1."""
+    path = path.removeprefix("/v1") if path.startswith("/v1/") else path
+    endpoint = ENDPOINTS.get(path)
+    if endpoint is None:
+        endpoint = next((row for form, row in _TEMPLATES if form.fullmatch(path)), None)
+    return endpoint

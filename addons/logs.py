@@ -102,6 +102,7 @@ def set_up_logging(
     logging.setLogRecordFactory(_clean_records(clean))
     for name in ("asyncio", "hpack", "httpcore", "httpx", "tornado"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is its sender's mistake
     if not stock:
         _bring_in_standard_logging(level)
 

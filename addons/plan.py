@@ -13,17 +13,18 @@ from mitmproxy.http import HTTPFlow
 
 from addons.exchange import Attempt, Exchange, Pause, UpstreamCall
 from addons.node import Node, Ticket, wait_in_queue, watch
+from addons.route import dropped_of, operation_at, with_thoughts
 from addons.state import State, new_tool_call_id
 from addons.verdict import last_words
 from rules.decide import Target
 from rules.health import Ask, Candidate, Wait, next_step
 from wire.answer import Streamed
 from wire.blank import NotBlank
-from wire.dialects import DIALECTS, Facets
-from wire.errors import BadRequest, Busy, Resting, Untranslatable
-from wire.openai import ModelRequest, Reply
+from wire.errors import BadRequest, Busy, Resting
+from wire.openai import ChatRequest, ModelRequest, Reply
 from wire.profiles import PROFILES
 from wire.resume import continued
+from wire.structured import Fits, expected, repaired
 
 LONGEST_RETRY_AFTER = 60.0
 """Seconds. The SDKs heed no longer one, and in that time a place may well be free."""
@@ -170,23 +171,31 @@ def _note_resting(exchange: Exchange, state: State, before: int) -> None:
 
 def _translated(exchange: Exchange, request: ModelRequest, target: Target, state: State) -> UpstreamCall:
     """Raises BadRequest where the target's dialect cannot say it."""
-    operation = DIALECTS[target.dialect].operations.get(request.operation)
-    if operation is None:
-        raise Untranslatable(f"A server of this kind cannot be asked for {request.operation}.")
+    operation = operation_at(target, request)
     profile = PROFILES[target.profile]
-    facets = Facets(target.profile, target.num_ctx, target.keep_alive)
+    facets = state.facets(target)
     wants_json = request.wants_json
     if exchange.begun and isinstance(exchange.answer, Streamed):
         request = continued(request, exchange.answer.said)
         wants_json = wants_json and request.prefill is None
+    elif exchange.repair is not None and isinstance(request, ChatRequest):
+        request = repaired(request, exchange.repair.answer, exchange.repair.message)
+    judged_by = expected(request) if wants_json else None
+    caller = exchange.client.name if exchange.client is not None else ""
+    thinks = isinstance(request, ChatRequest) and profile.thinking_by_default
+    request = with_thoughts(request, target, state.thoughts, caller)
     translated = operation.translate(request, target.model, facets)
     if not exchange.begun:
-        exchange.dropped = translated.dropped
+        exchange.dropped = dropped_of(exchange.surface, request, translated)
     host, port = _address(target, state)
 
     def read(content_type: str) -> Reply:
         reply = operation.read(new_tool_call_id, content_type, facets, request)
-        return NotBlank(reply) if wants_json else reply
+        if thinks and request.has_tools:
+            reply = state.thoughts.listen(caller, reply)
+        if wants_json:
+            reply = NotBlank(reply)
+        return Fits(reply, judged_by) if judged_by is not None else reply
 
     return UpstreamCall(
         target=target,
@@ -196,9 +205,12 @@ def _translated(exchange: Exchange, request: ModelRequest, target: Target, state
         path=operation.path(target.path, facets, request.prefill is not None),
         accept=operation.accept,
         body=translated.body,
+        upload=translated.upload,
+        relays=operation.relays,
+        first_token_times=operation.first_token_times,
         read=read,
         patience=target.patience if target.patience is not None else profile.patience,
-        trusted=target.dialect == "openai" and bool(profile.prefill_message),
+        trusted=operation.goes_on(facets),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 
 from mitmproxy import http
 from mitmproxy.connection import Connection
@@ -20,8 +21,9 @@ from addons.caller import CallerStream, Switchboard
 from addons.exchange import Exchange
 from addons.state import State
 from wire.answer import Streamed, Whole
-from wire.errors import Fault, Garbled, rejection
+from wire.errors import Fault, Garbled
 from wire.openai import FINISHED, Delta, Finished, Reading, Reply, Usage, is_content
+from wire.rejections import rejection
 from wire.resume import Joint
 
 MAX_REJECTION = 64 * 1024
@@ -45,6 +47,8 @@ class ReplyStream(CallerStream):
         """The present attempt has given its first content."""
         self._heard_at = 0.0
         """When the present attempt last showed a sign of life that was not content."""
+        self._upload: Iterator[bytes] | None = None
+        """What is still to be sent of the request, where it goes in pieces."""
 
     @abstractmethod
     def _fail(self, fault: Fault) -> CommandGenerator[None]:
@@ -68,7 +72,10 @@ class ReplyStream(CallerStream):
         if head.get(b"content-encoding", b"identity").lower() != b"identity":
             yield from self._fail(Garbled("compressed its reply although it was asked not to"))
         else:
-            self._reply = exchange.upstream.read(head.get(b"content-type", b"").decode("latin-1"))
+            content_type = head.get(b"content-type", b"").decode("latin-1")
+            self._reply = exchange.upstream.read(content_type)
+            if exchange.upstream.relays and exchange.answer is not None:
+                exchange.answer.replied(content_type)
             self.server_state = self.state_read_reply
 
     def state_read_rejection(self, event: events.Event) -> CommandGenerator[None]:
@@ -79,7 +86,7 @@ class ReplyStream(CallerStream):
         if isinstance(event, ResponseEndOfMessage) or self._rejection_size > MAX_REJECTION:
             whole = isinstance(event, ResponseEndOfMessage)
             if whole:
-                self._connection = None  # read to its end: it may serve again
+                self._reply_is_read()
             yield from self._fail(self._read_rejection(self._rejected))
 
     def _read_rejection(self, rejected: http.Response) -> Fault:
@@ -91,7 +98,7 @@ class ReplyStream(CallerStream):
         if isinstance(event, ResponseData):
             readings = self._reply.feed(event.data)
         elif isinstance(event, ResponseEndOfMessage):
-            self._connection = None
+            self._reply_is_read()
             readings = self._reply.close()
         else:
             return
@@ -99,6 +106,11 @@ class ReplyStream(CallerStream):
             yield from self._take(readings)
         else:
             self._heard_at = self.state.clock()
+
+    def _reply_is_read(self) -> None:
+        """Its connection may serve again, if it has all of the request."""
+        if self._upload is None:
+            self._connection = None
 
     def _take(self, readings: list[Reading]) -> CommandGenerator[None]:
         exchange = self.exchange
@@ -151,7 +163,7 @@ class ReplyStream(CallerStream):
                 self._set_idle(exchange)
             if answer.done:
                 self.state.attempt_done(exchange)
-                if fault is not None:
+                if fault is not None or self._upload is not None:
                     yield from self._let_go()
                 self.leave_upstream()
                 exchange.conclude()
@@ -192,7 +204,7 @@ class ReplyStream(CallerStream):
             yield from self.send(data)
         if answer.done:
             self.state.attempt_done(exchange)
-            if fault is not None:
+            if fault is not None or self._upload is not None:
                 yield from self._let_go()  # it may never end by itself
             self.leave_upstream()
             yield from self.end_stream()
@@ -205,7 +217,7 @@ class ReplyStream(CallerStream):
         """The answer is complete. What the upstream may still send is its connection's own business."""
         if self._connection is not None:
             self.switchboard.leave(self._connection)
-        self._connection = None
+        self._connection, self._upload = None, None
         self._set_deadline(math.inf, self._late)
         self._ends = self._comment_at = self._show_at = math.inf
         self.server_state = self.state_done

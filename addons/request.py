@@ -6,21 +6,26 @@ The caller's key is taken out of the flow before anything else looks at it; mitm
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
+from loguru import logger
 from mitmproxy.http import HTTPFlow
 from mitmproxy.net.http.url import parse_authority
 
 from addons.exchange import Exchange, readable
+from addons.fetch import host_of
 from addons.http1 import fault_response
-from addons.local import ENDPOINTS, Endpoint
+from addons.local import Endpoint, endpoint_at
+from addons.logs import one_line
 from addons.plan import decide_next
-from addons.route import HeaderView, facts_of, no_route
+from addons.route import HeaderView, facts_of, images_to_fetch, no_route, parts_of
+from addons.spool import Spool
 from addons.state import State, new_request_id
 from rules.access import Client, bearer, is_local_origin
-from rules.decide import Target, decide
+from rules.decide import Decision, decide
 from wire.check import parse_body
-from wire.dialects import DIALECTS, Facets
 from wire.errors import (
     BadRequest,
     Fault,
@@ -33,7 +38,8 @@ from wire.errors import (
     TooLarge,
     Unauthorized,
 )
-from wire.openai import ModelRequest
+from wire.multipart import is_form
+from wire.openai import ChatRequest, ModelRequest
 
 SECRET_HEADERS = frozenset(
     # Browsers put the key into a subprotocol's name, for they cannot set headers on a websocket.
@@ -95,27 +101,33 @@ class Request:
             raise TooLarge(f"The request body has {int(length)} bytes; the limit is {limit.human_readable()}.")
         if head.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
             raise BadRequest("Compressed request bodies are not read here. Send the body uncompressed.")
+        content_type = head.get(b"content-type", b"").decode("latin-1")
+        if endpoint.answer is None and endpoint.surface.check_form is not None and is_form(content_type):
+            exchange.spool = Spool(content_type)
         if state.keep_bodies:
             show_host(flow)
 
-    def request(self, flow: HTTPFlow) -> None:
+    def request(self, flow: HTTPFlow) -> Awaitable[None] | None:
         if flow.response is not None:
-            return
+            return None
         exchange = self.state.exchanges[flow]
         endpoint = find_endpoint(flow)
         assert endpoint is not None
         try:
             if endpoint.answer is None:
-                self._route(flow, exchange, endpoint)
-            else:
-                flow.response = endpoint.answer(flow, exchange, self.state)
+                return self._route(flow, exchange, endpoint)
+            flow.response = endpoint.answer(flow, exchange, self.state)
         except Fault as fault:
             refuse(flow, exchange, fault)
+        return None
 
-    def _route(self, flow: HTTPFlow, exchange: Exchange, endpoint: Endpoint) -> None:
-        """Checks a request to a model and decides where it goes; raises the fault."""
+    def _route(self, flow: HTTPFlow, exchange: Exchange, endpoint: Endpoint) -> Awaitable[None] | None:
+        """Checks a request to a model and decides where it goes; raises the fault. What is returned goes on with it."""
         exchange.surface = endpoint.surface
-        if endpoint.read is not None:
+        if exchange.spool is not None:
+            assert endpoint.surface.check_form is not None
+            request = endpoint.surface.check_form(exchange.spool.form())
+        elif endpoint.read is not None:
             request = endpoint.read(flow, exchange, self.state)
         else:
             request = endpoint.surface.check(parse_body(flow.request.raw_content or b""))
@@ -126,11 +138,31 @@ class Request:
         decision = exchange.decision = decide(exchange.rules, facts)
         if not decision.pools:
             raise no_route(request.model, decision)
+        urls = images_to_fetch(request, decision, self.state.models)
+        if urls:
+            return self._fetch(flow, exchange, decision, urls)
+        self._begin(flow, exchange, request, decision)
+        return None
+
+    async def _fetch(self, flow: HTTPFlow, exchange: Exchange, decision: Decision, urls: tuple[str, ...]) -> None:
+        """Fetches images before the call goes on: whether they came is for the targets that need them."""
+        request, defaults = exchange.request, exchange.rules.defaults
+        assert isinstance(request, ChatRequest)
+        try:
+            fetched, unfetched = await self.state.fetcher.fetch(urls, defaults.images, defaults.limits.body)
+            for url, why in unfetched.items():
+                logger.info("{}: no image from {}: {}", exchange.request_id, one_line(host_of(url)), why)
+            exchange.request = replace(request, fetched=fetched, unfetched=unfetched)
+            self._begin(flow, exchange, exchange.request, decision)
+        except Fault as fault:
+            refuse(flow, exchange, fault)
+
+    def _begin(self, flow: HTTPFlow, exchange: Exchange, request: ModelRequest, decision: Decision) -> None:
+        """Has the first target, or the parts of the call, ready to be asked; raises the fault."""
         state = self.state
-        parts = exchange.surface.split(request)
-        if len(parts) > 1 and any(_one_by_one(request, target) for pool in decision.pools for target in pool.targets):
-            exchange.parts = parts
-            flow.comment = f"{decision.rule} → {len(parts)} parts"
+        exchange.parts = parts_of(exchange.surface, request, decision)
+        if exchange.parts:
+            flow.comment = f"{decision.rule} → {len(exchange.parts)} parts"
             return
         exchange.plan = state.nodes.plan(exchange.rules, decision, request.prompt_chars, state.chance(), state.wall())
         decide_next(flow, exchange, state)
@@ -141,12 +173,6 @@ class Request:
         else:
             assert exchange.fault is not None
             raise exchange.fault
-
-
-def _one_by_one(request: ModelRequest, target: Target) -> bool:
-    """Whether a target cannot be told the request at once."""
-    operation = DIALECTS[target.dialect].operations.get(request.operation)
-    return operation is not None and operation.one_by_one(request, Facets(target.profile))
 
 
 def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
@@ -217,9 +243,4 @@ def identify(exchange: Exchange, key: str | None) -> Client:
 
 def find_endpoint(flow: HTTPFlow) -> Endpoint | None:
     """The endpoint of a path, with or without its /v1."""
-    path = flow.request.path.partition("?")[0]
-    path = path.removeprefix("/v1") if path.startswith("/v1/") else path
-    endpoint = ENDPOINTS.get(path)
-    if endpoint is None and path.startswith("/models/") and len(path) > len("/models/"):
-        endpoint = ENDPOINTS["/models/{id}"]
-    return endpoint
+    return endpoint_at(flow.request.path.partition("?")[0])

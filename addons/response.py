@@ -60,7 +60,10 @@ def comment(exchange: Exchange) -> str:
     last = exchange.attempts[-1] if exchange.attempts else None
     answered = last.target.name if last is not None and last.fault is None else "nobody"
     after = f", after {', '.join(failed)}" if failed else ""
-    return f"{exchange.decision.rule} → {answered}{after}"
+    unseen = f" (form of {exchange.spool.size} bytes: not kept)" if exchange.spool is not None else ""
+    if exchange.answer is not None and exchange.answer.done and not exchange.answer.shown:
+        unseen += " (answer: not kept)"
+    return f"{exchange.decision.rule} → {answered}{after}{unseen}"
 
 
 def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dict[str, object]:
@@ -85,6 +88,8 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         "first_token": round(exchange.first_token - exchange.started, 4) if exchange.first_token else None,
         "total": round(took, 4),
     }
+    if exchange.spool is not None:
+        fields["upload"] = exchange.spool.size
     if exchange.parts:
         fields["parts"] = len(exchange.parts)
     continued = sum(attempt.continues for attempt in asked)

@@ -11,13 +11,20 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from mitmproxy.connection import Client as ClientConnection
+from mitmproxy.connection import Connection
 from mitmproxy.connection import Server as ServerConnection
+from mitmproxy.proxy.events import Event
 
 from addons.exchange import Attempt, Exchange, Exchanges
+from addons.fetch import Fetcher
 from addons.logs import redactor
+from addons.models import Models
 from addons.nodes import Nodes
+from addons.response_store import ResponseStore
+from addons.thoughts import Thoughts
 from rules.conditions import Seen
-from rules.decide import Rules
+from rules.decide import Rules, Target
+from wire.dialects import Facets
 from wire.errors import Fault
 
 
@@ -64,6 +71,10 @@ class State:
     """Somebody looks at flows (mitmweb, a file): streamed answers are kept for them, up to a bound."""
     is_behind: Callable[[ClientConnection], bool] = lambda client: False
     """Whether a caller has not yet taken what was written to it."""
+    when_taken: Callable[[ClientConnection, Connection, Event], None] = lambda client, connection, event: None
+    """(caller, upstream, event) -> hands the event to the caller's layers when the upstream has taken what was sent."""
+    cut: Callable[[ClientConnection, Connection], None] = lambda client, connection: None
+    """(caller, connection) -> resets one of the caller's connections, its own or an upstream's."""
     report_down: Callable[[str], None] = lambda provider: None
     """Tells the inventory that a provider's server did not answer."""
     nudge: Callable[[ClientConnection], None] = lambda client: None
@@ -81,9 +92,21 @@ class State:
         self.nodes = Nodes(self.rules, self.clock)
         """What is known of each target at this moment."""
         self.nodes.refused = self._refused
+        self.thoughts = Thoughts(self.clock)
+        """What models thought before they called a tool."""
+        self.responses = ResponseStore(self.clock)
+        """Responses that callers may build upon."""
+        self.models = Models()
+        """What is known of each model; the inventory's to say."""
+        self.fetcher = Fetcher(clock=self.clock)
+        """Fetches images for models that take no URLs."""
 
     def _refused(self, provider: str, refused: bool) -> None:
         (self.refusing.add if refused else self.refusing.discard)(provider)
+
+    def facets(self, target: Target) -> Facets:
+        """What a target's dialect needs to know to ask it."""
+        return self.models.facets(target)
 
     def health(self) -> dict[str, Any]:
         """What /health says. Sandbox models answer calls, but make nothing healthy."""
@@ -135,6 +158,8 @@ class State:
     def let_go(self, exchange: Exchange) -> None:
         """The call is over, however it ended: it holds no place and stands in no queue any more."""
         exchange.stop_asking()
+        if exchange.spool is not None:
+            exchange.spool.close()
         attempt = exchange.serving
         if attempt is not None and attempt.node is not None:
             node, attempt.node = attempt.node, None

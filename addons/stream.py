@@ -30,8 +30,9 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 
 from addons.caller import LastCall
 from addons.exchange import Exchange, UpstreamCall
-from addons.http1 import CallData, fault_response
-from addons.reply import SILENT, ReplyStream
+from addons.http1 import fault_response
+from addons.reply import SILENT
+from addons.sending import PieceTaken, SendingStream
 from addons.state import new_call_id
 from wire.answer import Opening, Streamed, Whole
 from wire.errors import (
@@ -77,13 +78,15 @@ class Tick(HttpEvent):
     """The clock was looked at."""
 
 
-class GatewayStream(ReplyStream):
+class GatewayStream(SendingStream):
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:
             if type(event) is ResponseData:
                 yield from self.server_state(event)
             elif isinstance(event, Tick):
                 yield from self._tick()
+            elif isinstance(event, PieceTaken):
+                yield from self.piece_taken(event)
             elif isinstance(event, LastCall):
                 yield from self._shut_down()
             else:
@@ -202,15 +205,16 @@ class GatewayStream(ReplyStream):
         self._connection = self.context.server = self.flow.server_conn = connection
         self._reused = self.switchboard.take(connection)
         self._sent_at = self.state.clock()
-        self._set_deadline(self._sent_at + timeouts.first_token, "did not begin to answer in time")
+        first_token = self._sent_at + timeouts.first_token * call.first_token_times
+        self._set_deadline(first_token, "did not begin to answer in time")
         self.server_state = self.state_wait_for_response_headers
-        yield SendHttp(CallData(self.stream_id, call.head(), call.body), connection)
+        yield from self.send_call(call, connection)
         return None
 
     def _new_answer(self, exchange: Exchange, call: UpstreamCall) -> Streamed | Whole:
         request = exchange.request
         assert request is not None
-        opening = Opening(new_call_id(), exchange.created, call.target.model, request)
+        opening = Opening(new_call_id(), exchange.created, call.target.model, request, self.state.wall)
         return exchange.surface.streamed(opening) if request.stream else exchange.surface.whole(opening)
 
     def _join(self, exchange: Exchange, call: UpstreamCall) -> None:
@@ -227,8 +231,11 @@ class GatewayStream(ReplyStream):
         if self._fan is not None:
             yield from self._fan.cancel()
         connection, self._connection = self._connection, None
+        in_pieces, self._in_pieces, self._upload = self._in_pieces, False, None
         self._set_deadline(math.inf, self._late)
         if connection is not None:
+            if in_pieces:  # closed in good order, what it was sent would wait for a server that may never read
+                self.state.cut(self.context.client, connection)
             yield from self.switchboard.retire(connection)
             # What it said while we waited for something would be taken for the words of the next one.
             kept = [event for event in self._paused_event_queue if not isinstance(event, _OF_UPSTREAM)]
@@ -249,7 +256,9 @@ class GatewayStream(ReplyStream):
         if self._headers_sent:
             if exchange is not None:
                 exchange.fault = exchange.fault or fault
-            if self.headers_out:
+            if self._is_binary():
+                yield from self._break_off(fault)
+            elif self.headers_out:
                 yield from self.send(self._last_words(fault))
                 yield from self.end_stream()
             else:
@@ -262,6 +271,17 @@ class GatewayStream(ReplyStream):
             extra = exchange.headers() if exchange is not None else {}
             self.flow.response = fault_response(fault, exchange.request_id if exchange else "", extra)
         yield from self.send_response()
+
+    def _break_off(self, fault: Fault) -> CommandGenerator[None]:
+        """The end of an answer in which no words can stand: its caller must see that it is not complete."""
+        self.client_state = self.server_state = self.state_errored
+        self.flow.error = mitmproxy_flow.Error(fault.message)
+        yield HttpErrorHook(self.flow)
+        self.flow.live = False
+        if self.flow.request.http_version == "HTTP/1.0":  # there the end of the connection is the answer's
+            self.state.cut(self.context.client, self.context.client)
+        yield SendHttp(ResponseProtocolError(self.stream_id, fault.message, ErrorCode.KILL), self.context.client)
+        yield from self._drop()
 
     def _last_words(self, fault: Fault) -> bytes:
         if self.exchange is None:

@@ -6,11 +6,13 @@ No internals in it: no address, no key, nothing of an upstream's own words but w
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 from addons.exchange import Exchange
 from wire.errors import (
     BadRequest,
     ConnectFailed,
+    ContextTooLong,
     Fault,
     ModelMissing,
     ModelNotFound,
@@ -19,6 +21,7 @@ from wire.errors import (
     Resting,
     TimedOut,
     UpstreamFault,
+    restated,
 )
 
 MOST_TELLING = (RateLimited, Overloaded, TimedOut, ConnectFailed, UpstreamFault)
@@ -40,11 +43,19 @@ def last_words(exchange: Exchange, why: str = "") -> Fault:
     return _broken_off(exchange, why) if exchange.begun else _no_target_left(exchange)
 
 
+def in_callers_words(exchange: Exchange, fault: Fault) -> Fault:
+    """A fault about the translated request, as one about the request that the caller wrote."""
+    request = exchange.request
+    return restated(fault, partial(exchange.surface.param, request)) if request is not None else fault
+
+
 def _no_target_left(exchange: Exchange) -> Fault:
     """The final fault of a call of which the caller has seen nothing."""
     kept = [attempt.fault for attempt in exchange.attempts if attempt.fault is not None]
     if kept and all(isinstance(fault, BadRequest) for fault in kept):
-        return kept[0]
+        if isinstance(kept[0], ContextTooLong):
+            kept[0].param = exchange.surface.prompt
+        return in_callers_words(exchange, kept[0])
     words = story(exchange)
     skipped = exchange.decision.skipped if exchange.decision is not None else ()
     asked = {attempt.target.name for attempt in exchange.attempts}

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("wire", "rules", "addons")
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
-    "wire": frozenset({"wire", "pydantic", "orjson"}),
+    "wire": frozenset({"wire", "pydantic", "orjson", "jsonschema_rs", "python_multipart"}),
     "rules": frozenset({"rules", "pydantic", "yaml", "cachetools"}),
 }
 """What the pure rooms may import beside the standard library."""

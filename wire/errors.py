@@ -31,20 +31,21 @@
        |  `- Busy                   busy            not asked: all places at it are taken, and so is the queue
        |- KeyRefused                key             our key, our credit: never shown as the caller's own 401
        |  `- CallForbidden          key             a 403: maybe about this one model only
+       |- NotAsAsked                schema          its complete answer is not the JSON that was asked for
        |- NotContinued              not_continued   neither went on with a begun answer nor repeated it
        `- ModelMissing          404 model_missing   the target has no such model
 
 A class exists only where somebody behaves differently because of it. The kind is what a rules file calls the failure;
 without one (-) it is the caller's own fault or ours, and no other target could do better. An error that an upstream
-sends inside a stream is a stream_error whatever its class. Faults become bytes here and nowhere else.
+sends inside a stream is a stream_error whatever its class. Faults become bytes here and nowhere else. What upstreams
+say becomes faults in rejections.py.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable
+from copy import copy
 from typing import Any, ClassVar
 
 import orjson
@@ -207,6 +208,21 @@ class KeyRefused(UpstreamFault):
     kind = "key"
 
 
+class NotAsAsked(UpstreamFault):
+    """A complete answer that is no JSON, or does not fit the caller's schema."""
+
+    kind = "schema"
+
+    answer: str = ""
+    """For another try; never shown."""
+
+    @classmethod
+    def of(cls, answer: str, message: str) -> NotAsAsked:
+        fault = cls(message)
+        fault.answer = answer
+        return fault
+
+
 class NotContinued(UpstreamFault):
     kind = "not_continued"
 
@@ -220,6 +236,17 @@ class ModelMissing(UpstreamFault):
     type = "invalid_request_error"
     code = "model_not_found"
     kind = "model_missing"
+
+
+def restated(fault: Fault, words: Callable[[str], str]) -> Fault:
+    """The same fault in other words: `words` gives those for its parameter, and for any that its message quotes."""
+    other = copy(fault)
+    other.message = _QUOTED.sub(lambda quoted: f"'{words(quoted[1])}'", fault.message)
+    other.param = words(fault.param) if fault.param is not None else None
+    return other
+
+
+_QUOTED = re.compile(r"'([a-z_]+(?:\[\d+\]|\.[a-z_]+)*)'")
 
 
 def fault_object(fault: Fault) -> dict[str, Any]:
@@ -240,128 +267,3 @@ def fault_frame(fault: Fault) -> bytes:
     Every official SDK raises on a frame with an `error` key; a stream that just closes looks complete to some.
     """
     return b"data: " + orjson.dumps(fault_object(fault)) + b"\n\n" + DONE
-
-
-_NO_CONTEXT = re.compile(
-    r"exceed(s|_)\S*.{0,20}context|context (length|size|window)|maximum context length|input length exceeds",
-    re.IGNORECASE,
-)
-_NO_MODEL = re.compile(
-    r"model.{0,200}(not found|does not exist|not exist)|no such model|invalid model name|supported API model names",
-    re.IGNORECASE,
-)
-_NOT_ABLE = re.compile(
-    r"does not support (tools|thinking|insert|chat|generate|multimodal)|image input is not supported", re.IGNORECASE
-)
-_FLAGGED = re.compile(r"moderation|flagged|content.{0,10}(policy|filter)|safety", re.IGNORECASE)
-"""A 403 that is about the prompt and not about our key: OpenRouter answers so."""
-_MAX_TEXT = 600
-
-
-def error_text(body: bytes) -> tuple[str, int | None]:
-    """What an upstream's error body says, unwrapped, and the status it names inside (or None).
-
-    Known shapes: `{"error": "text"}` (Ollama), `{"error": {"message": ...}}` (OpenAI), `{"error": "{json}"}` (Ollama
-    handing on its runner's error), `{"message": ...}`, plain text. HTML says nothing: it is a proxy's page.
-    """
-    status: int | None = None
-    value: Any = body.decode("utf-8", "replace").strip()
-    for _ in range(8):  # Ollama's /v1 layer wraps once more than its native one
-        match value:
-            case {"error": inner}:
-                value = inner
-            case {"message": inner, "code": int(number)}:
-                status = number
-                value = inner
-            case {"message": inner}:
-                value = inner
-            case str() as text if text[:1] in ("{", '"'):
-                try:
-                    value = orjson.loads(text)
-                except orjson.JSONDecodeError:
-                    break
-            case _:
-                break
-    try:
-        text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # what orjson reads may nest deeper than what it writes
-        text = ""
-    if text.lstrip()[:1] == "<":
-        text = ""
-    return text[:_MAX_TEXT], status
-
-
-def rejection(status: int, body: bytes, retry_after: str | None = None, now: float | None = None) -> Fault:
-    """The fault behind an upstream's error answer (ollama_api section 5, openai_api sections 4 and 6.4).
-
-    `retry_after` is the header as it came; `now`, in Unix time, is needed to read it where it is a date.
-    """
-    text, inner = error_text(body)
-    if status == 500 and inner is not None and 400 <= inner < 500:
-        status = inner  # Ollama wraps its runner's 400 into a 500 of its own
-    wait = _seconds(retry_after, now)
-    kind = f"status_{status}"
-    match status:
-        case 400 | 413 | 422 if _NO_CONTEXT.search(text):
-            return ContextTooLong(text, param="messages")
-        case 400 | 404 if _NO_MODEL.search(text):
-            return ModelMissing(text)
-        case 400 | 500 if _NOT_ABLE.search(text):
-            return Untranslatable(text)
-        case 400 | 413 | 422:
-            return BadRequest(text or "The model server refused the request without saying why.")
-        case 401:
-            return KeyRefused("refuses the gateway's key (401)")
-        case 402:
-            return KeyRefused("says that the gateway's account has no credit (402)")
-        case 403 if _FLAGGED.search(text):
-            return BadRequest(text)
-        case 403:
-            return CallForbidden("forbids the gateway's call (403)")
-        case 404:
-            return UpstreamFault("has no such endpoint (404)", kind=kind)
-        case 408 | 504:
-            return TimedOut(f"gave up waiting ({status})", retry_after=wait, kind=kind)
-        case 429:
-            return RateLimited("is rate limiting us (429)", retry_after=wait)
-        case 503:
-            return Overloaded("is overloaded (503)", retry_after=wait)
-        case _ if status >= 500:
-            return UpstreamFault(f"had an internal error ({status})", retry_after=wait, kind=kind)
-        case _:
-            # A 204 is no kind of failure that a rules file would name: it is an answer without sense.
-            kind = kind if status >= 300 else "malformed"
-            return Garbled(f"answered with an unexpected status ({status})", kind=kind)
-
-
-def in_stream_error(value: Any) -> Fault:
-    """The fault behind an error object inside a stream (status 200 went out long ago)."""
-    text, status = error_text(orjson.dumps({"error": value}))
-    if status is None and _NO_CONTEXT.search(text):
-        status = 400
-    fault = rejection(status or 500, orjson.dumps({"error": text}))
-    if isinstance(fault, UpstreamFault) and not isinstance(fault, ModelMissing):
-        fault.kind = UpstreamFault.kind
-    return fault
-
-
-def _seconds(retry_after: str | None, now: float | None) -> float | None:
-    """`Retry-After` in seconds from now: a number, or a date (RFC 9110 section 10.2.3). Garbage counts as absent."""
-    text = retry_after or ""
-    try:
-        seconds = float(text)
-    except ValueError:
-        moment = _date(text)
-        if moment is None or now is None:
-            return None
-        seconds = moment - now
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _date(text: str) -> float | None:
-    """An HTTP date in Unix time. All of them mean GMT, also the one form of them that does not say so."""
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import orjson
 
 from wire.errors import BadRequest, Fault
+from wire.upload import Upload
 
 type Json = dict[str, Any]
 """A JSON object as orjson gives it. Foreign: its values are looked at before they are believed."""
@@ -43,6 +44,8 @@ class ModelRequest:
 
     operation: ClassVar[str]
     """What is asked of a target: a key of Dialect.operations."""
+    binary: ClassVar[bool] = False
+    """The answer goes out as it comes and is no stream of events: nothing else may be in it."""
     body: Json
     """As the caller sent it; where the endpoint was translated onto another one's, the body of that one."""
     model: str
@@ -58,6 +61,8 @@ class ModelRequest:
     """Where the answer has begun already."""
     origin: Json | None = None
     """The caller's own body, where `body` is a translation of it."""
+    lost: tuple[str, ...] = ()
+    """Fields of `origin` that the translation could not carry, whoever answers."""
 
     @property
     def choices(self) -> int:
@@ -84,14 +89,16 @@ class ChatRequest(ModelRequest):
 class Delta(NamedTuple):
     """A piece of one choice, as in an OpenAI chunk: `delta` never holds a role, nor keys without content.
 
-    Of other replies than texts: `{"embedding": [...]}` is the vector of the input with the number `choice`, `{"raw":
-    b"..."}` a piece of a body that is relayed as it is.
+    Of other replies than texts: `{"embedding": [...]}` is the vector of the input with the number `choice` (numbers, or
+    little-endian float32 in base64), `{"raw": b"..."}` a piece of a body that is relayed as it is.
     """
 
     delta: Json
     finish_reason: str | None = None
     choice: int = 0
     logprobs: Any = None
+    server: Json | None = None
+    """What the server says of itself (`system_fingerprint`, `service_tier`), with a reply's first piece only."""
 
 
 class Usage(NamedTuple):
@@ -126,6 +133,8 @@ class Translated(NamedTuple):
     body: bytes
     dropped: tuple[str, ...]
     """Fields of the caller's that this upstream cannot be told."""
+    upload: Upload | None = None
+    """Takes the place of `body` where that is too large to be held."""
 
 
 def encoded(body: Json) -> bytes:

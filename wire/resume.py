@@ -50,7 +50,7 @@ class Said:
                 self.content.append(value)
             elif key == "reasoning_content":
                 self.reasoning.append(value)
-            elif key == "tool_calls":
+            elif key in ("tool_calls", "function_call"):
                 self.calls = True
             else:
                 self.other = True

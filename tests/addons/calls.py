@@ -306,6 +306,8 @@ class Http2:
         self.heads: dict[int, dict[str, str]] = {}
         self.bodies: dict[int, bytes] = {}
         self.ended: set[int] = set()
+        self.resets: set[int] = set()
+        """Streams that ended so."""
 
     def ask(
         self,
@@ -345,8 +347,11 @@ class Http2:
                     case h2.events.DataReceived():
                         self.bodies[event.stream_id] += event.data
                         self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    case h2.events.StreamEnded() | h2.events.StreamReset():
+                    case h2.events.StreamEnded():
                         self.ended.add(event.stream_id)
+                    case h2.events.StreamReset():
+                        self.ended.add(event.stream_id)
+                        self.resets.add(event.stream_id)
             self.flush()
 
     def answer(self, number: int) -> Answer:

@@ -1,10 +1,11 @@
 """Stand-ins: servers on real loopback sockets that answer the way the upstreams answer, and break on request.
 
-`OllamaStandIn` and `DeepSeekStandIn` speak their dialect strictly, so that a request the real server would
+`OllamaStandIn`, `DeepSeekStandIn` and `CompatStandIn` speak their dialects strictly, so that a request the real server would
 refuse is refused here too. A queue of plans makes the next chat calls fail in a chosen way. `RawServer`
 plays any list of bytes, waits and resets for the cases that no well-meant server shows.
 """
 
+from .compat import CompatStandIn
 from .deepseek import DeepSeekStandIn
 from .ollama import ModelCard, OllamaStandIn
 from .raw import RawServer
@@ -39,6 +40,7 @@ from .server import (
 __all__ = [
     "BadLine",
     "Blank",
+    "CompatStandIn",
     "CutAfter",
     "DeepSeekStandIn",
     "EmptyDeltas",

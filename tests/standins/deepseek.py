@@ -13,12 +13,15 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .compat import completion, write
 from .server import Answer, Seen, StandIn, compact, differing, example, halves, rest_of, words
 
 BETA_PATH = "/beta/chat/completions"
+FILL_PATH = "/beta/completions"
+"""The service calls it fill-in-the-middle; without a suffix it goes on with a text."""
 _MODELS = ("deepseek-flash", "deepseek-v4-pro")
 _ALIASES = ("deepseek-v4-flash", "deepseek-v4-flash-vision-exp")
 _ROLES = ("system", "user", "assistant", "tool", "latest_reminder")
@@ -44,6 +47,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "user_id": (str,),
 }
 """The documented fields and their types; any may be null."""
+_FILL_FIELDS = {
+    *("model", "prompt", "suffix", "max_tokens", "echo", "logprobs", "stop", "stream", "stream_options"),
+    *("temperature", "top_p", "frequency_penalty", "presence_penalty"),
+}
+"""The documented fields of FILL_PATH."""
 _STATUSES = {
     400: ("Invalid request", "invalid_request_error"),
     401: ("Authentication Fails", "authentication_error"),
@@ -80,7 +88,7 @@ class DeepSeekStandIn(StandIn):
     that has `"prefix": true`; without it, a last assistant message is a turn that is over, and answered anew.
     """
 
-    chat_paths = ("/chat/completions", "/v1/chat/completions", BETA_PATH)
+    chat_paths = ("/chat/completions", "/v1/chat/completions", BETA_PATH, FILL_PATH)
     line_end = b"\n\n"
     stream_type = "text/event-stream; charset=utf-8"
 
@@ -111,6 +119,8 @@ class DeepSeekStandIn(StandIn):
                 return self._answer(json.dumps({"object": "list", "data": rows}).encode())
             if not self.is_chat(seen):
                 raise RefusalError("Not Found", 404)
+            if path == FILL_PATH:
+                return self._fill(seen)
             return self._chat(seen, beta=path == BETA_PATH)
         except RefusalError as refusal:
             return self._answer(self.error_body(refusal.status, refusal.text), refusal.status)
@@ -168,6 +178,21 @@ class DeepSeekStandIn(StandIn):
             raise RefusalError("Authentication Fails (auth header format should be Bearer sk-...)", 401)
         if given != f"Bearer {self.key}":
             raise RefusalError(f"Authentication Fails, Your api key: ****{given[-4:]} is invalid", 401)
+
+    def _fill(self, seen: Seen) -> Answer:
+        """One prompt, which is a string, and one choice; the answer is never thought over."""
+        if not isinstance(seen.json, dict):
+            raise RefusalError("Failed to parse the request body as JSON")
+        request: dict[str, Any] = seen.json
+        self.undocumented |= set(request) - _FILL_FIELDS
+        _model(request)
+        for name in ("prompt", "suffix"):
+            if not isinstance(request.get(name) or "", str) or (name == "prompt" and not request.get(name)):
+                raise RefusalError(_place(f"{name}: invalid type: {compact(request.get(name))}, expected a string"))
+        _numbers(request | {"top_logprobs": None})
+        made = completion(request, [write(request, request["prompt"], self.reply, self.prefill, _stops(request))])
+        kind = dict(made.headers)["Content-Type"]
+        return replace(made, headers=self._headers(kind), prelude=(self.life_sign(made.streamed),))
 
     # Chat
 

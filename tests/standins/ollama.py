@@ -17,12 +17,13 @@ import socket
 import string
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 from .server import Answer, Seen, StandIn, compact, differing, example, rest_of, words
+from .texts import continuation, vector
 
 _JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain"
@@ -44,6 +45,8 @@ _ROUTES: dict[str, tuple[str, ...]] = {
     "/api/ps": ("GET",),
     "/api/show": ("POST",),
     "/api/chat": ("POST",),
+    "/api/generate": ("POST",),
+    "/api/embed": ("POST",),
 }
 _TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
@@ -80,6 +83,16 @@ class ModelCard:
     trained_context: int = 131072
     family: str = "llama"
     size: int = 4_683_087_332
+    digest: str = ""
+    """64 hex digits; by default always the same for the same name."""
+    model_info: Mapping[str, Any] = field(default_factory=dict)
+    """What /api/show says in `model_info` besides architecture, context and embedding length, or in their place."""
+    embedding_length: int = 8
+    """Numbers in an embedding."""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", random.Random(self.name).randbytes(32).hex())
 
     @classmethod
     def guess(cls, name: str) -> ModelCard:
@@ -95,11 +108,6 @@ class ModelCard:
             can.append("vision")
         return cls(full, tuple(can), family=family)
 
-    @property
-    def digest(self) -> str:
-        """64 hex digits, always the same for the same name."""
-        return random.Random(self.name).randbytes(32).hex()
-
 
 class OllamaStandIn(StandIn):
     """Ollama's native API on a loopback socket.
@@ -110,7 +118,7 @@ class OllamaStandIn(StandIn):
     server's OLLAMA_NUM_PARALLEL.
     """
 
-    chat_paths = ("/api/chat",)
+    chat_paths = ("/api/chat", "/api/generate", "/api/embed")
     stream_type = "application/x-ndjson"
     forbidden = (*StandIn.forbidden, "authorization")
 
@@ -164,6 +172,10 @@ class OllamaStandIn(StandIn):
                     return self._json({"models": self._running()})
                 case "/api/show":
                     return self._json(self._show(_decoded(seen.body)))
+                case "/api/generate":
+                    return self._generate(_decoded(seen.body))
+                case "/api/embed":
+                    return self._embed(_decoded(seen.body))
                 case _:
                     return self._chat(_decoded(seen.body))
         except RefusalError as refusal:
@@ -184,7 +196,8 @@ class OllamaStandIn(StandIn):
         """A line with empty content."""
         name = seen.json.get("model") if isinstance(seen.json, dict) else None
         message = {"role": "assistant", "content": ""}
-        return _line({"model": name, "created_at": _now(), "message": message, "done": False})
+        line = {"model": name, "created_at": _now(), "message": message, "done": False}
+        return _line(_generated(line) if seen.path.startswith("/api/generate") else line)
 
     def finished(self, pieces: Sequence[bytes], n: int | None, reason: str, *, streamed: bool) -> tuple[bytes, ...]:
         """The done line with another `done_reason`; the counts on it stay."""
@@ -262,7 +275,8 @@ class OllamaStandIn(StandIn):
             "model_info": {
                 "general.architecture": card.family,
                 f"{card.family}.context_length": card.trained_context,
-                f"{card.family}.embedding_length": 3584,
+                f"{card.family}.embedding_length": card.embedding_length,
+                **card.model_info,
             },
             "capabilities": list(card.capabilities),
             "modified_at": "2026-10-01T12:00:00.123456789Z",
@@ -311,7 +325,85 @@ class OllamaStandIn(StandIn):
         kind = (("Content-Type", self.stream_type),)
         return Answer(200, kind, tuple(map(_line, lines)), chunked=True, streamed=True)
 
-    def _checked(self, name: str, *, tools: bool, think: bool | str | None) -> ModelCard:
+    # Texts outside of a conversation
+
+    def _generate(self, request: Mapping[str, Any]) -> Answer:
+        """Raw prompts are gone on with, others are a user's turn; a suffix needs a model that can fill in."""
+        name, prompt, suffix = (
+            _text(request.get(key) or "", f"GenerateRequest.{key}") for key in ("model", "prompt", "suffix")
+        )
+        raw = bool(request.get("raw"))
+        options, stream = _options(request), request.get("stream")
+        top = request.get("top_logprobs") or 0
+        if not name:
+            raise RefusalError(404, "model '' not found")
+        if not 0 <= top <= 20:
+            raise RefusalError(400, "top_logprobs must be between 0 and 20")
+        if raw and (request.get("system") or request.get("template") or request.get("context")):
+            raise RefusalError(400, "raw mode does not support template, system, or context")
+        unload = _keep_alive(request) == 0
+        think = _think(request)
+        card = self._checked(name, tools=False, think=think, what="generate")
+        if suffix and "insert" not in card.capabilities:
+            raise RefusalError(400, f"registry.ollama.ai/library/{card.name} does not support insert")
+        self._load(card, options, request.get("shift"), unload=unload)
+        if not prompt:
+            done = {"model": name, "created_at": _now(), "response": ""}
+            return self._json({**done, "done": True, "done_reason": "unload" if unload else "load"})
+        messages = [{"role": "user", "content": prompt}]
+        truncate, shift = (request.get(key) is not False for key in ("truncate", "shift"))
+        count = self._prompt_tokens(messages, _context(card, options), truncate=truncate, shift=shift)
+        if raw or suffix:
+            pieces = continuation(prompt, self.reply, self.prefill)
+            if suffix:
+                pieces.append(f" before {suffix.split()[0]}")
+            spoken = _limited(_Spoken([], pieces, [], "stop"), options)
+        else:
+            thinks = "thinking" in card.capabilities and think is not False
+            spoken = self._speak(messages, [], _format(request), options, thinks=thinks)
+        lines = self._lines(name, spoken, count, logprobs=bool(request.get("logprobs")), top=top)
+        if not raw:
+            lines[-1]["context"] = [1, 2, 3]
+        if stream is False:
+            return self._json(_generated(_joined(lines)))
+        kind = (("Content-Type", self.stream_type),)
+        said = tuple(_line(_generated(line)) for line in lines)
+        return Answer(200, kind, said, chunked=True, streamed=True)
+
+    def _embed(self, request: Mapping[str, Any]) -> Answer:
+        """Unit vectors. Too long an input is cut, or refused without `truncate`; the words of the 501 are a guess."""
+        name = _text(request.get("model") or "", "EmbedRequest.model")
+        given = request.get("input")
+        inputs = [given] if isinstance(given, str) and given else given or []
+        if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
+            raise RefusalError(400, "invalid input type")
+        dimensions = request.get("dimensions")
+        if dimensions is not None and (isinstance(dimensions, bool) or not isinstance(dimensions, int)):
+            raise RefusalError(400, _mismatch(dimensions, "EmbedRequest.dimensions", "int"))
+        unload = _keep_alive(request) == 0
+        card = self._find(name)
+        if card is None:
+            raise RefusalError(404, f'model "{name}" not found, try pulling it first')
+        if "embedding" not in card.capabilities:
+            raise RefusalError(501, "this model does not support embeddings")
+        options = _options(request)
+        self._load(card, options, request.get("shift"), unload=unload)
+        context = _context(card, options)
+        counts = [len(text.split()) + 1 for text in inputs]
+        if request.get("truncate") is False and any(count > context for count in counts):
+            raise RefusalError(400, "the input length exceeds the context length")
+        length = card.embedding_length
+        document: dict[str, object] = {
+            "model": name,
+            "embeddings": [vector(text, length, dimensions) for text in inputs],
+            "total_duration": 5_000_000,
+            "load_duration": 1_000_000,
+        }
+        if total := sum(min(count, context) for count in counts):
+            document["prompt_eval_count"] = total
+        return self._json(document)
+
+    def _checked(self, name: str, *, tools: bool, think: bool | str | None, what: str = "chat") -> ModelCard:
         """Find the model and check that it can do what is asked."""
         lower = name.lower()
         if lower.endswith((":cloud", "-cloud")):
@@ -322,7 +414,7 @@ class OllamaStandIn(StandIn):
         if card is None:
             raise RefusalError(404, f"model '{name}' not found")
         if "completion" not in card.capabilities:
-            raise RefusalError(400, f'"{name}" does not support chat')
+            raise RefusalError(400, f'"{name}" does not support {what}')
         if tools and "tools" not in card.capabilities:
             raise RefusalError(400, f"registry.ollama.ai/library/{card.name} does not support tools")
         if think and "thinking" not in card.capabilities:
@@ -339,8 +431,12 @@ class OllamaStandIn(StandIn):
             del self._loaded[card.name]
 
     def _look_at_images(self, card: ModelCard, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Without vision the runner refuses images, in other words and statuses on the two chat paths."""
-        if "vision" in card.capabilities or not any(message.get("images") for message in messages):
+        """Without vision the runner refuses images, in other words and statuses on the two chat paths.
+
+        Sound comes in the same place, is told by its first bytes, and needs another capability.
+        """
+        sent = [image for message in messages for image in message.get("images") or ()]
+        if {"audio" if _is_sound(image) else "vision" for image in sent} <= set(card.capabilities):
             return
         if self.jinja:
             text = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
@@ -392,16 +488,13 @@ class OllamaStandIn(StandIn):
         pieces: list[str] = []
         if self.reply is not None:
             pieces = list(self.reply)
-        elif tools and isinstance(form, dict) and {"name", "arguments"} <= set(form.get("properties") or {}):
-            # A schema that describes a call makes a call on the template path, and text on the other.
-            forced = example(form)
-            if self.jinja:
-                pieces = words(compact(forced))
-            else:
-                calls = [self._call(forced["name"], forced["arguments"])]
         elif form is not None:
-            value = example(form) if isinstance(form, dict) else {"said": user}
-            pieces = words(compact(value))
+            value = _formatted(form, tools, user, after_result=last.get("role") == "tool")
+            # What describes a call is a call on the template path, and text on the other.
+            if not self.jinja and tools and isinstance(value, dict) and value.keys() == {"name", "arguments"}:
+                calls = [self._call(value["name"], value["arguments"])]
+            else:
+                pieces = words(compact(value))
         elif last.get("role") == "tool":
             pieces = words(f"The tool said: {last.get('content') or ''}")
         elif tools and last.get("role") == "user":
@@ -416,13 +509,7 @@ class OllamaStandIn(StandIn):
             pieces, calls = differing(begun), []
         elif begun and self.prefill == "continue" and (rest := rest_of(pieces, begun)) is not None:
             pieces, thoughts = rest, []
-        pieces, reason = _stopped(pieces, options.get("stop") or []), "stop"
-        limit = options.get("num_predict")
-        limit = -1 if limit is None else int(limit)
-        if limit >= 0 and len(thoughts) + len(pieces) + 10 * len(calls) > (limit := max(limit, 1)):
-            pieces, reason = pieces[: max(limit - len(thoughts), 0)], "length"
-            thoughts, calls = thoughts[:limit], []
-        return _Spoken(thoughts, pieces, calls, reason)
+        return _limited(_Spoken(thoughts, pieces, calls, "stop"), options)
 
     def _call(self, name: str, arguments: object) -> dict[str, object]:
         """A whole call. The index sits inside the function, and is often 0 for all of several calls."""
@@ -470,6 +557,39 @@ class _Spoken:
     pieces: Sequence[str]
     calls: Sequence[dict[str, object]]
     reason: str
+
+
+def _limited(spoken: _Spoken, options: Mapping[str, Any]) -> _Spoken:
+    """As much of it as the stop strings and num_predict (at least one piece) allow."""
+    thoughts, calls = spoken.thoughts, spoken.calls
+    pieces = _stopped(list(spoken.pieces), options.get("stop") or [])
+    given = options.get("num_predict")
+    limit = -1 if given is None else int(given)
+    if limit < 0 or len(thoughts) + len(pieces) + 10 * len(calls) <= (limit := max(limit, 1)):
+        return _Spoken(thoughts, pieces, calls, "stop")
+    return _Spoken(thoughts[:limit], pieces[: max(limit - len(thoughts), 0)], [], "length")
+
+
+def _formatted(form: object, tools: Sequence[Mapping[str, Any]], user: str, *, after_result: bool) -> Any:
+    """What fits a format: of several schemas the first, which is a call if there can be one; after a tool's result the
+    last. Where any object does, the first tool is called, or what the user said is said back.
+    """
+    if isinstance(form, dict):
+        choices = form.get("anyOf") or [form]
+        return example(choices[-1 if tools and after_result else 0], form)
+    if tools and not after_result:
+        function = tools[0]["function"]
+        return {"name": function["name"], "arguments": example(function["parameters"])}
+    return {"said": user}
+
+
+def _generated(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of /api/chat as /api/generate says it."""
+    message = line["message"]
+    told = {"response": message["content"]}
+    if message.get("thinking"):
+        told["thinking"] = message["thinking"]
+    return {key: value for key, value in line.items() if key != "message"} | told
 
 
 def _joined(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -780,6 +900,13 @@ def _keep_alive(request: Mapping[str, Any]) -> float | None:
 
 # ---------------------------------------------------------------------------------------------------------
 # Writing an answer the way a Go server does
+
+
+def _is_sound(image: str) -> bool:
+    head = base64.b64decode(image[:16])
+    return (
+        (head[:4] == b"RIFF" and head[8:12] == b"WAVE") or head[:3] == b"ID3" or head[:2] in (b"\xff\xfb", b"\xff\xf3")
+    )
 
 
 def _nested(code: int, message: str, kind: str, more: Mapping[str, object] | None = None) -> str:

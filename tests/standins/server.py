@@ -81,8 +81,11 @@ def compact(document: object) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def example(schema: Any, root: Any | None = None) -> Any:
-    """A value that fits a JSON schema, always the same: "Oslo", 7, true, and the first of any choice."""
+def example(schema: Any, root: Any | None = None, depth: int = 0) -> Any:
+    """A value that fits a JSON schema, always the same: "Oslo", 7, true, and the first of any choice.
+
+    What holds itself is not gone into for ever: far down only what is required is there.
+    """
     root = schema if root is None else root
     if not isinstance(schema, dict):
         return "Oslo"
@@ -91,23 +94,28 @@ def example(schema: Any, root: Any | None = None) -> Any:
         found = root
         for step in reference[2:].split("/"):
             found = found.get(step, {}) if isinstance(found, dict) else {}
-        return example(found, root)
+        return example(found, root, depth + 1)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return schema["enum"][0]
     for choice in ("anyOf", "oneOf", "allOf"):
         if schema.get(choice):
-            return example(schema[choice][0], root)
+            return example(schema[choice][0], root, depth + 1)
     kind = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(kind, list):
         kind = kind[0] if kind else "string"
     properties = schema.get("properties")
     match kind:
         case "object":
-            return {name: example(inner, root) for name, inner in (properties or {}).items()}
+            needed = schema.get("required") or ()
+            return {
+                name: example(inner, root, depth + 1)
+                for name, inner in (properties or {}).items()
+                if depth < 8 or name in needed
+            }
         case "array":
-            return [example(schema.get("items", {}), root)]
+            return [example(schema.get("items", {}), root, depth + 1)]
         case "integer" | "number":
             return 7
         case "boolean":
@@ -715,6 +723,8 @@ class StandIn(LoopServer):
         """Seconds before each piece of every normal answer."""
         self.always: Plan | None = None
         """A plan for every chat call for which the queue holds none."""
+        self.always_at: dict[str, Plan] = {}
+        """By path, without its query: a plan for every other call to it, such as one to a list of models."""
         self.most_in_flight = 0
         """The largest number of chat calls that were ever being answered at once."""
         self._plans: deque[Plan] = deque()
@@ -845,7 +855,7 @@ class StandIn(LoopServer):
 
     def _next_plan(self, seen: Seen) -> Plan:
         if not self.is_chat(seen):
-            return Normal()
+            return self.always_at.get(seen.path.partition("?")[0], Normal())
         if self._plans:
             return self._plans.popleft()
         return self.always or Normal()

@@ -247,6 +247,20 @@ def test_ollama_models(ollama: OllamaStandIn, client: httpx.Client) -> None:
     assert "version" in client.get(f"{ollama.url}/api/version").json()
 
 
+def test_ollama_shows_what_a_card_says(client: httpx.Client) -> None:
+    card = ModelCard("m:1b", ("completion", "vision"), digest="ab" * 32, model_info={"llama.context_length": 2048})
+    with OllamaStandIn([card, "other"]) as ollama:
+        shown = client.post(f"{ollama.url}/api/show", json={"model": "m:1b"}).json()
+        tags = client.get(f"{ollama.url}/api/tags").json()["models"]
+        ollama.always_at["/api/show"] = Status(500)
+        broken = [client.post(f"{ollama.url}/api/show", json={"model": "m:1b"}).status_code for _ in range(2)]
+    assert shown["capabilities"] == ["completion", "vision"]
+    assert shown["model_info"]["llama.context_length"] == 2048
+    assert shown["model_info"]["general.architecture"] == "llama"
+    assert (tags[0]["digest"], tags[0]["digest"] != tags[1]["digest"]) == ("ab" * 32, True)
+    assert broken == [500, 500]
+
+
 def test_ollama_format_load_and_cards(client: httpx.Client) -> None:
     with OllamaStandIn([ModelCard("plain:1b", ("completion",)), "nomic-embed-text"]) as ollama:
         form = {"type": "object", "properties": {"n": {"type": "integer"}, "c": {"enum": ["x", "y"]}}}

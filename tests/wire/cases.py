@@ -7,7 +7,7 @@ an upstream sent; it is read and answered here exactly as a call would, in any p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import yaml
 
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.dialects import DIALECTS, Facets
-from wire.errors import Fault, rejection
+from wire.errors import Fault
 from wire.openai import ChatRequest, Delta, Finished, Json, Reading, Reply
+from wire.rejections import rejection
 
 CASES = Path(__file__).parent.parent / "cases"
 CALL_ID = "chatcmpl-test"
@@ -67,7 +68,13 @@ def reader(case: Case) -> Reply:
     dialect = case.common["dialect"]
     facets = Facets(profile=case.common.get("profile", "compat"))
     content_type = case.row["upstream"].get("content_type", "text/event-stream")
-    return DIALECTS[dialect].operations["chat"].read(lambda: next(ids), content_type, facets, ASKED)
+    return DIALECTS[dialect].operations["chat"].read(lambda: next(ids), content_type, facets, asked(case))
+
+
+def asked(case: Case) -> ChatRequest:
+    """The request that the case's reply answers: `asked` says what it asked for in particular."""
+    particular = case.common.get("asked", {}) | case.row.get("asked", {})
+    return replace(ASKED, body=ASKED.body | particular)
 
 
 def body(case: Case) -> bytes:

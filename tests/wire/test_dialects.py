@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from wire.compat import CompatReply
+from wire.compat_reply import CompatReply
 from wire.dialects import DIALECTS, Facets
 from wire.errors import Fault, Garbled
 from wire.lines import MAX_LINE
-from wire.ollama import OllamaReply
+from wire.ollama_reply import OllamaReply
 from wire.openai import Delta, Finished, Usage, is_content, usage_object
 from wire.profiles import PROFILES
 

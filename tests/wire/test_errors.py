@@ -27,12 +27,24 @@ WRAPPED = orjson.dumps({"error": {"code": 400, "message": OVERFLOW, "type": "exc
         pytest.param(b'{"error":{"message":"no","code":429}}', ("no", 429), id="A code that is a number is a status"),
         pytest.param(orjson.dumps({"error": WRAPPED}), (OVERFLOW, 400), id="Ollama handing on its runner's error"),
         pytest.param(
+            b'{"error":"llama-server chat error: map[code:400 message:request (9 tokens) exceeds the available context '
+            b'size (8 tokens), try increasing it n_ctx:8 n_prompt_tokens:9 type:exceed_context_size_error]"}',
+            (OVERFLOW, 400),
+            id="Ollama's runner printed as a Go map",
+        ),
+        pytest.param(
+            b'{"error":"x map[code:500 message:output type: [bad] type:server_error]"}',
+            ("output type: [bad]", 500),
+            id="A Go map with signs of its own in the message",
+        ),
+        pytest.param(b'{"error":"map[code:none]"}', ("map[code:none]", None), id="Something like a Go map"),
+        pytest.param(
             orjson.dumps({"error": {"message": WRAPPED}}), (OVERFLOW, 400), id="Ollama's /v1 wrapping it once more"
         ),
         pytest.param(
             b'{"error":"llama-server chat error: map[code:500 message:bad type:server_error]"}',
-            ("llama-server chat error: map[code:500 message:bad type:server_error]", None),
-            id="A Go map is text",
+            ("bad", 500),
+            id="A Go map",
         ),
         pytest.param(b'{"message":"no"}', ("no", None), id="A flat message"),
         pytest.param(
@@ -86,7 +98,7 @@ def test_an_error_wrapped_too_often_is_quoted_as_it_is() -> None:
         (429, "slow down", errors.RateLimited, "status_429"),
         (503, "busy", errors.Overloaded, "status_503"),
         (500, "boom", errors.UpstreamFault, "status_500"),
-        (501, "not implemented", errors.UpstreamFault, "status_501"),
+        (501, "This server does not support embeddings.", errors.Untranslatable, "unsupported"),
         (529, "overloaded", errors.UpstreamFault, "status_529"),
         (400, "registry.local/tiny does not support tools", errors.Untranslatable, "unsupported"),
         (500, "image input is not supported", errors.Untranslatable, "unsupported"),
@@ -103,6 +115,15 @@ def test_a_bad_status_is_a_fault_of_its_kind(
     assert type(fault) is fault_class
     assert fault.kind == kind
     assert fault.message
+
+
+def test_too_long_a_prompt_is_told_in_openais_words_where_the_numbers_are_known() -> None:
+    assert rejection(400, orjson.dumps({"error": OVERFLOW})).message == (
+        "This model's maximum context length is 8 tokens. However, your messages resulted in 9 tokens. "
+        "Please reduce the length of the messages."
+    )
+    prose = "the prompt is longer than the context length currently available to the model"
+    assert rejection(400, orjson.dumps({"error": prose})).message == prose
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 503, 504, 302])
@@ -234,6 +255,7 @@ KINDS: dict[type[Fault], str] = {
     errors.Busy: "busy",
     errors.KeyRefused: "key",
     errors.CallForbidden: "key",
+    errors.NotAsAsked: "schema",
     errors.NotContinued: "not_continued",
     errors.ModelMissing: "model_missing",
 }

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from tests.wire.cases import Case, cases, params
-from wire.check import check_chat, parse_body
+from wire.check import parse_body
+from wire.check_chat import check_chat
 from wire.compat import to_compat
 from wire.dialects import DIALECTS, Facets
 from wire.errors import BadRequest
@@ -33,6 +34,8 @@ def _raw(case: Case) -> bytes:
 
 def _checked(case: Case) -> ChatRequest:
     request = check_chat(parse_body(_raw(case)))
+    learnt = {name: case.row[name] for name in ("fetched", "unfetched", "thoughts") if name in case.row}
+    request = replace(request, **learnt) if learnt else request
     return replace(request, prefill=Prefill(**case.row["prefill"])) if "prefill" in case.row else request
 
 
@@ -59,7 +62,7 @@ def test_an_odd_request_passes(case: Case) -> None:
     request = _checked(case)
     assert request.body == parse_body(_raw(case))
     known = {field.name: getattr(request, field.name) for field in fields(request)}
-    for name in ("body", "origin", "fetched", "unfetched", "thoughts"):  # the request itself, and what is learnt later
+    for name in ("body", "origin", "lost", "fetched", "unfetched", "thoughts"):  # the request itself, and what is learnt later
         del known[name]
     assert known == case.common["gives"] | case.row["gives"]
 

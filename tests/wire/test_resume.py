@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wire.check import check_chat
+from wire.check_chat import check_chat
 from wire.errors import Cut, Fault, NotContinued
 from wire.openai import FINISHED, Delta, Json, Prefill, Reading, Usage, usage_object
 from wire.resume import SAME_BY_CHANCE, SHORT, Joint, Said, continued, why_not
