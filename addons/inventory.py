@@ -33,6 +33,8 @@ REMOTE_INTERVAL = 15.0
 """Seconds between two looks at a server that is not asked for models."""
 KEY_REFUSED = (401, 402, 403)
 LOOKS_AT_ONCE = 4
+MOST_OFFERED = 1000
+"""Models of one compatible server."""
 CLOSER_LOOKS_AT_ONCE = 2
 """Questions about single models, over all servers: a server that has a thousand of them must not be kept busy."""
 MAX_LIST = 16 * 1024 * 1024
@@ -262,6 +264,11 @@ class Inventory:
             return None
         headers = {"authorization": f"Bearer {key}"} if key else {}
         answer = await self._get(_models_url(url, provider), headers)
+        match answer:
+            case {"data": list(rows)}:
+                ids = {row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
+                self.state.offered[url] = tuple(sorted(ids)[:MOST_OFFERED])
+        # Only listed: such servers take more names than they tell, so none is passed over for its name.
         return frozenset() if answer is not None else None
 
     async def _get(

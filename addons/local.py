@@ -77,7 +77,7 @@ def _model(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Respon
 
 
 def list_models(exchange: Exchange, state: State) -> Iterator[Json]:
-    """Virtual models, what the local servers have now, and the remote models that the rules name."""
+    """Virtual models, what the local servers have now, and the remote models that the rules name or leave open."""
     file = exchange.rules.file
     listed: set[str] = set()
 
@@ -97,8 +97,13 @@ def list_models(exchange: Exchange, state: State) -> Iterator[Json]:
         owner, _, name = entry.partition("/")
         provider_row = file.providers[owner]
         keyless = provider_row.key is not None and not provider_row.key.get_secret_value()
-        if provider_row.dialect != "ollama" and not keyless:
-            yield from row(name, owner)
+        if provider_row.dialect == "ollama" or keyless:
+            continue
+        if name == "{model}":  # whatever its server has
+            for url in provider_row.urls:
+                for offered in state.offered.get(url, ()):
+                    yield from row(offered, owner)
+        yield from row(name, owner)
 
 
 def _health(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:

@@ -57,6 +57,8 @@ class State:
     """provider -> what is known of its server; the inventory's to say."""
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """provider -> its server's models, spelled as the server does."""
+    offered: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """URL of a compatible server -> the models that it lists."""
     refusing: set[str] = field(default_factory=set)
     """Providers that answered and do not take our key."""
     sandbox_port: int | None = None
