@@ -111,7 +111,7 @@ class CallText:
             case _At.BETWEEN:
                 self._held += text
                 return Piece(arguments=self._begun_arguments())
-            case _At.NAME:
+            case _:
                 self._held += text
                 return self._begun()
 

@@ -150,8 +150,9 @@ def _call_schema(function: Json, place: str, named: Json) -> Json:
 def _placed(schema: Json, place: str, named: Json) -> Json:
     """The schema as a part of a larger one, to whose definitions (`named`) it adds what it refers to.
 
-    References count from the root of the whole. A definition keeps its name behind that of the place: llama.cpp has
-    called its rules by the last step of a reference, so that two of one name were the same to it.
+    References count from the root of the whole. A definition keeps its name behind that of the place: llama.cpp used to
+    call its rules by the last step of a reference, so that two of one name were the same to it. Nor could that name be
+    the one of a property's rule, `answer-item`, or have an underscore, which lost those that refer to themselves.
     """
     if b'"$ref":' not in encoded(schema):
         return schema
@@ -160,7 +161,7 @@ def _placed(schema: Json, place: str, named: Json) -> Json:
         definitions = own.get(key)
         if isinstance(definitions, dict):
             del own[key]
-            named[key] |= {f"{place}_{name}": _moved(one, place) for name, one in definitions.items()}
+            named[key] |= {f"of-{place}-{name}": _moved(one, place) for name, one in definitions.items()}
     named["$defs"][place] = _moved(own, place)
     return {"$ref": f"#/$defs/{place}"}
 
@@ -186,4 +187,4 @@ def _reference(given: str, place: str) -> str:
     found = _REFERENCE.match(given)
     if found is None:
         return given
-    return f"#{found[1]}{place}_{given[found.end() :]}" if found[1] else f"#/$defs/{place}{given[1:]}"
+    return f"#{found[1]}of-{place}-{given[found.end() :]}" if found[1] else f"#/$defs/{place}{given[1:]}"

@@ -46,9 +46,14 @@ class Calls:
         return f'a call of {which}, as JSON: {{"name": {name}, "arguments": {{...}}}}'
 
 
+_NO_CALLS = Calls()
+
+
 def asked_calls(asked: Json) -> Calls:
     """What a checked request says about calls; raises BadRequest where it cannot be."""
     choice = asked.get("tool_choice")
+    if choice is None and not asked.get("tools"):
+        return _NO_CALLS
     tools = list(enumerate(asked.get("tools") or ()))
     match choice:
         case "none":

@@ -35,7 +35,8 @@ def deepseeks_call(name: str, arguments: object) -> Lines:
 @pytest.fixture(scope="module")
 def langchain(world: World) -> Shown:
     forced = json.dumps({"name": "Report", "arguments": REPORT})
-    world.agent_local.plan(Normal(), Say([forced]))  # a forced call is the JSON that Ollama was held to
+    # A forced call is the JSON that Ollama was held to; an answer is told from a call by its form.
+    world.agent_local.plan(Normal(), Say([forced]), Normal(), Say([json.dumps(REPORT)]))
     world.agent_remote.plan(Normal(), deepseeks_call("Report", REPORT), Normal(), Say([json.dumps(REPORT)]))
     command = [python_of("clients"), "-m", "tests.sdk.program_langchain"]
     return run(command, OPENAI_BASE_URL=f"{world.gateway.url}/v1", OPENAI_API_KEY=KEY)
@@ -97,8 +98,11 @@ def test_an_agent_that_is_forced_to_call_reports_by_a_tool_of_that_name(langchai
     assert shown["report"] == {"class": "Report", **REPORT}
 
 
-def test_an_agent_with_tools_and_a_schema_calls_first_and_then_keeps_to_the_schema(langchain: Shown) -> None:
-    shown = langchain["ProviderStrategy remote"]
+@each_target
+def test_an_agent_with_tools_and_a_schema_calls_first_and_then_keeps_to_the_schema(
+    langchain: Shown, target: str
+) -> None:
+    shown = langchain[f"ProviderStrategy {target}"]
     assert (shown["called"], shown["results"]) == (["get_weather"], ["rain and wind in Oslo"])
     assert shown["report"] == {"class": "Report", **REPORT}
 

@@ -274,6 +274,24 @@ def test_ollama_format_load_and_cards(client: httpx.Client) -> None:
     assert no_chat.json() == {"error": '"nomic-embed-text" does not support chat'}
 
 
+@pytest.mark.parametrize("jinja", [False, True])
+def test_ollama_calls_or_answers_as_a_format_lets_it(client: httpx.Client, jinja: bool) -> None:
+    call = {"properties": {"name": {"const": "get_city"}, "arguments": {"properties": {"city": {"type": "string"}}}}}
+    form = {"anyOf": [call, {"properties": {"n": {"$ref": "#/$defs/n"}}}], "$defs": {"n": {"type": "integer"}}}
+    asked = {"tools": [CITY], "stream": False}
+    after = [{"role": "user", "content": "hello"}, {"role": "tool", "content": "Rain"}]
+    with OllamaStandIn(jinja=jinja) as ollama:
+        called = [chat(client, ollama, format=one, **asked).json()["message"] for one in (form, "json")]
+        answered = chat(client, ollama, format=form, messages=after, **asked).json()["message"]
+        said = chat(client, ollama, format="json", messages=after, **asked).json()["message"]
+    for message in called:
+        function = json.loads(message["content"]) if jinja else message["tool_calls"][0]["function"]
+        assert (function["name"], function["arguments"]["city"]) == ("get_city", "Oslo")
+        assert ("tool_calls" in message) is not jinja
+    assert json.loads(answered["content"]) == {"n": 7}
+    assert json.loads(said["content"]) == {"said": "hello"}
+
+
 # DeepSeek
 
 
