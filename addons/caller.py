@@ -300,7 +300,12 @@ class CallerStream(HttpStream):
         if not self._headers_sent:
             unknown = ("x-gateway-target", "x-gateway-dropped")
             yield from self.send_headers({k: v for k, v in exchange.headers().items() if k not in unknown})
-        yield from self.send(WAITING)
+        if self.flow_is_over or self.server_state == self.state_done:
+            return  # while a hook held the headers back, the parts of the call have come to its end
+        if self.headers_out:
+            yield from self.send(WAITING)
+        else:  # a part of the call has begun to speak, and a hook holds its headers back
+            self._set_comment(self.state.clock())
 
     def _content_type(self) -> str:
         answer = self.exchange.answer if self.exchange is not None else None

@@ -161,6 +161,13 @@ class Exchange:
             tell, self.on_done = self.on_done, None
             tell(self.answer)
 
+    def forget_frames(self) -> None:
+        """A fault that was raised knows the frames it came through, and they know the flow: as long as its exchange
+        holds the flow, a weak map of flows never lets go of either."""
+        for fault in (self.fault, *(attempt.fault for attempt in self.attempts)):
+            if fault is not None:
+                fault.__traceback__ = fault.__context__ = fault.__cause__ = None
+
     def stop_asking(self) -> None:
         """Nobody else is asked in this call."""
         self.upstream, self.plan = None, ()
@@ -173,7 +180,7 @@ class Exchange:
         if len(self.attempts) > 1:
             passed_over = (attempt for attempt in self.attempts if isinstance(attempt.fault, Resting | Busy))
             said += [f"{attempt.target.name}: {attempt.fault.message}" for attempt in passed_over if attempt.fault]
-        return said
+        return list(dict.fromkeys(said))  # each part of a call may have met the same
 
     def headers(self) -> dict[str, str]:
         """What every answer of ours says about its way."""

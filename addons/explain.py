@@ -78,6 +78,8 @@ class Explained:
     """Why it would be refused."""
     unknown: tuple[str, ...] = ()
     """What could be different when it is really sent."""
+    assumed: tuple[str, ...] = ()
+    """The local targets that are taken to be there, as nobody has looked."""
 
     def as_json(self) -> bytes:
         """All of it. The translated bodies stand in it as they would be sent."""
@@ -95,7 +97,7 @@ class Explained:
             {"target": skip.target, "why": skip.why} for skip in (decision.skipped if decision is not None else ())
         ]
         value["refused"] = {"status": fault.status, **fault_object(fault)["error"]} if fault is not None else None
-        value["unknown"] = self.unknown
+        value["unknown"] = [*self.unknown, *(f"whether {name} is there: it is taken to be" for name in self.assumed)]
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -165,7 +167,7 @@ def explain(
     decision = decide(rules, facts)
     explained = replace(explained, request=request, trials=tuple(trials(rules, facts)), decision=decision)
     if not decision.pools:
-        return replace(explained, fault=no_route(request.model, decision))
+        return replace(explained, fault=no_route(request.model, decision, facts.servers, state.names))
     exchange = Exchange(
         request_id="",
         rules=rules,
@@ -187,7 +189,8 @@ def explain(
         exchange.attempts = [Attempt(outcome.target, exchange.started, fault=outcome.fault) for outcome in outcomes]
         fault = last_words(exchange)
     unknown += _not_known(state, decision, outcomes)
-    return replace(explained, outcomes=outcomes, fault=fault, unknown=tuple(unknown))
+    assumed = tuple(dict.fromkeys(target.name for target in _local(outcomes) if _is_assumed(state, target)))
+    return replace(explained, outcomes=outcomes, fault=fault, unknown=tuple(unknown), assumed=assumed)
 
 
 def _outcomes(state: State, exchange: Exchange, request: ModelRequest) -> Iterable[Outcome]:
@@ -230,12 +233,17 @@ def _not_known(state: State, decision: Decision, outcomes: Iterable[Outcome]) ->
     for pool in decision.pools:
         if len(pool.targets) > 1:
             yield f"which target of {pool.name} is asked first ({pool.strategy}): that changes from call to call"
-    local = {outcome.target.name: outcome.target for outcome in outcomes if outcome.target.dialect == "ollama"}
-    for name, target in local.items():
-        if isinstance(state.seen.get(target.provider, Seen()).models, _Anything):
-            yield f"whether {name} is there: it is taken to be"
+    for name, target in {target.name: target for target in _local(outcomes)}.items():
         if state.facets(target).capabilities is None:
             yield f"what {name} can do (tools, images, thinking)"
+
+
+def _local(outcomes: Iterable[Outcome]) -> Iterable[Target]:
+    return (outcome.target for outcome in outcomes if outcome.target.dialect == "ollama")
+
+
+def _is_assumed(state: State, target: Target) -> bool:
+    return isinstance(state.seen.get(target.provider, Seen()).models, _Anything)
 
 
 class _Anything(frozenset[str]):
@@ -246,19 +254,21 @@ class _Anything(frozenset[str]):
 
 
 def offline(rules: Rules, available: Iterable[str]) -> State:
-    """A state for explanations without a gateway. `available`: local models, provider/model; none named: all are taken
-    to be there. Raises ValueError for one that names no local provider.
+    """A state for explanations without a gateway. `available`: local models, provider/model, or "none" where nothing is
+    there; none given: all are taken to be there. Raises ValueError for one that names no local provider.
     """
     state = State(rules)
     local = [name for name, provider in rules.file.providers.items() if provider.dialect == "ollama"]
     models: dict[str, set[str]] = {name: set() for name in local}
     named = False
     for target in available:
+        named = True
+        if target == "none":
+            continue
         provider, _, model = target.partition("/")
         if provider not in models or not model:
             raise ValueError(f"'{target}' names no local model; write provider/model, providers: {', '.join(local)}")
         models[provider].add(model_name(model))
-        named = True
     state.seen = {
         name: Seen(frozenset(names) if named else _Anything(), reached=True) for name, names in models.items()
     }
@@ -323,6 +333,9 @@ def _head(explained: Explained) -> Iterable[str]:
         yield f"  yes  {rule}"
     else:
         yield f"  yes  {rule}: the name means this virtual model, before all rules"
+    if explained.assumed:
+        names = ", ".join(explained.assumed)
+        yield f"       where {names} is there, as it is taken to be; --available says what is (none: nothing)"
 
 
 def _target(number: int, outcome: Outcome) -> Iterable[str]:

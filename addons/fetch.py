@@ -3,8 +3,9 @@
 A caller chooses where we connect to, so everything here is bounded and checked: which addresses (rules/addresses.py),
 how many images, how large, how slow, how often redirected. The traps: a name may lead elsewhere the second time it is
 looked up, so it is looked up once per hop and the connection goes to the very address that was checked; a redirect is a
-new URL, checked like the first; a server may send one byte a second; a small file may unpack into a huge one, so no
-encoding is taken; and a URL may carry a signature, so no more of it than the host is ever logged.
+new URL, checked like the first; a server may send one byte a second, or a million chunks of one byte at once, each of
+which takes longer to read than to send; a small file may unpack into a huge one, so no encoding is taken; and a URL may
+carry a signature, so no more of it than the host is ever logged.
 
 No proxy of the environment is asked, and nothing of the caller's is sent along: no cookie, no key, no referrer.
 """
@@ -43,6 +44,11 @@ LONGEST_URL = 16384
 MAX_HEAD = 64 * 1024
 """Bytes of a response's headers."""
 PIECE = 256 * 1024
+MOST_SCRAPS = 1000
+"""Pieces (chunks, interim answers) of one answer, beside one for each SMALLEST_PIECE bytes of the image."""
+SMALLEST_PIECE = 256
+AT_A_TIME = 100
+"""Pieces that are read before others get their turn; together they take some ms."""
 LOW_PORTS = frozenset({80, 443})
 """Of the ports below 1024 those that speak HTTP; the others are mail, shells and files."""
 KEPT = 64 * 1024 * 1024
@@ -251,6 +257,8 @@ class _Answer:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._pieces = 0
+        self._size = 0
 
     def request(self, place: Place) -> bytes:
         headers = [
@@ -289,6 +297,13 @@ class _Answer:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._http.receive_data(await self._reader.read(PIECE))
         assert not isinstance(event, type)  # there is no second request, so nothing is ever paused
+        self._pieces += 1
+        if isinstance(event, h11.Data):
+            self._size += len(event.data)
+        if self._pieces > MOST_SCRAPS + self._size // SMALLEST_PIECE:
+            raise Unfetchable("its server sends it in too many small pieces")
+        if not self._pieces % AT_A_TIME:
+            await asyncio.sleep(0)
         return event
 
 

@@ -32,6 +32,8 @@ from wire.models import read_show
 REMOTE_INTERVAL = 15.0
 """Seconds between two looks at a server that is not asked for models."""
 KEY_REFUSED = (401, 402, 403)
+NO_LIST = (404, 405, 501)
+"""How a compatible server answers that has no list of models."""
 LOOKS_AT_ONCE = 4
 MOST_OFFERED = 1000
 """Models of one compatible server."""
@@ -268,8 +270,10 @@ class Inventory:
             case {"data": list(rows)}:
                 ids = {row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
                 self.state.offered[url] = tuple(sorted(ids)[:MOST_OFFERED])
-        # Only listed: such servers take more names than they tell, so none is passed over for its name.
-        return frozenset() if answer is not None else None
+        # Only listed: such servers take more names than they tell, so none is passed over for its name. Those that do
+        # not list their models (many for speech and images) are there all the same.
+        is_there = answer is not None or self._status.get(_models_url(url, provider)) in NO_LIST
+        return frozenset() if is_there else None
 
     async def _get(
         self, url: str, headers: dict[str, str], asked: Any = None, threads: ThreadPoolExecutor | None = None

@@ -125,8 +125,11 @@ class GatewayLayer(HttpLayer):
                 pass  # asked for by a connection that we have let go
             case _:
                 yield from super()._handle_event(event)
-                if isinstance(event, events.ConnectionClosed) and event.connection in self._upstreams:
-                    self._forget(event.connection)
+                if isinstance(event, events.ConnectionClosed):
+                    if event.connection in self._upstreams:
+                        self._forget(event.connection)
+                    elif event.connection is self.context.client:
+                        yield from self._give_up_doomed()
 
     # -- streams and the clock
 
@@ -159,6 +162,13 @@ class GatewayLayer(HttpLayer):
             (stream.wake for stream in self.streams.values() if isinstance(stream, GatewayStream)),
             default=math.inf,
         )
+
+    def _give_up_doomed(self) -> CommandGenerator[None]:
+        """The caller's connection is gone, and with it every wake-up: what still opens a connection for it must not
+        wait for the next one."""
+        for stream in [*self.streams.values()]:
+            if isinstance(stream, GatewayStream) and stream.connecting is not None and stream.is_doomed:
+                yield from self._give_up_opening(stream.connecting)
 
     def _set_alarm(self) -> CommandGenerator[None]:
         now = self.state.clock()

@@ -25,7 +25,8 @@ from wire.errors import Fault
 from wire.parts import Joined, StreamedPart, WholePart
 
 AT_ONCE = 8
-"""Parts of one call that are asked at the same time. The others wait: one call must not fill a target's queue."""
+"""Parts of one call that are asked at the same time, and never more than its first targets have places: in a queue the
+parts would wait for each other, until their patience is over."""
 
 type Adopt = Callable[[Callable[[Context, int], PartStream]], PartStream]
 """Has the layer make a stream, and begin it."""
@@ -46,7 +47,9 @@ class FanOut:
         self._over = False
 
     def begin(self) -> None:
-        for _ in range(AT_ONCE):
+        assert self._exchange.decision is not None
+        places = sum(target.parallel for target in self._exchange.decision.pools[0].targets)
+        for _ in range(min(AT_ONCE, places)):
             self._begin_next()
 
     def _begin_next(self) -> None:
@@ -114,6 +117,8 @@ class FanOut:
         whole.first_token = whole.first_token or exchange.first_token
 
     def send(self, data: bytes) -> CommandGenerator[None]:
+        if self._over:
+            return  # while a hook held back the headers that this part asked for, another one has failed
         self._exchange.conclude()
         if self._whole.headers_out:
             yield from self._whole.send(data)
@@ -127,10 +132,11 @@ class FanOut:
         if not (self._live or self._waiting or self._over):
             self._over = True
             whole = self._whole
-            whole.leave_upstream()
             if isinstance(self._exchange.answer, Whole):
                 self._note_target(part)
                 self._exchange.conclude()
+            whole.leave_upstream()
+            if isinstance(self._exchange.answer, Whole):
                 yield from whole.send_whole(self._exchange, data)
             elif whole.headers_out:
                 yield from whole.end_stream()
@@ -145,6 +151,14 @@ class FanOut:
             yield from self.cancel()
             self._note_target(part)
             yield from self._whole.answer_with(fault)
+        yield from part.drop()
+
+    def part_crashed(self, part: PartStream) -> CommandGenerator[None]:
+        """A bug of ours, maybe in what the part did for the call as a whole: nobody else would end that."""
+        if part.number in self._live:
+            self._take_leave(part)
+        if not self._whole.flow_is_over:
+            yield from self._whole.end_after_bug()
         yield from part.drop()
 
     def _take_leave(self, part: PartStream) -> None:
@@ -252,4 +266,4 @@ class PartStream(GatewayStream):
         assert self.exchange is not None
         logger.opt(exception=True).error("the layer failed, {}: the call is ended", self.exchange.request_id)
         yield from self._let_go()
-        yield from self.answer_with(Fault("The gateway had an internal error; its log has the details."))
+        yield from self._of.part_crashed(self)

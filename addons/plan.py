@@ -207,7 +207,7 @@ def _translated(exchange: Exchange, request: ModelRequest, target: Target, state
         body=translated.body,
         upload=translated.upload,
         relays=operation.relays,
-        first_token_times=operation.first_token_times,
+        first_token_times=operation.first_token_times(request, facets),
         read=read,
         patience=target.patience if target.patience is not None else profile.patience,
         trusted=operation.goes_on(facets),

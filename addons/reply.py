@@ -24,6 +24,7 @@ from wire.answer import Streamed, Whole
 from wire.errors import Fault, Garbled
 from wire.openai import FINISHED, Delta, Finished, Reading, Reply, Usage, is_content
 from wire.rejections import rejection
+from wire.relay import is_events
 from wire.resume import Joint
 
 MAX_REJECTION = 64 * 1024
@@ -75,6 +76,10 @@ class ReplyStream(CallerStream):
             content_type = head.get(b"content-type", b"").decode("latin-1")
             self._reply = exchange.upstream.read(content_type)
             if exchange.upstream.relays and exchange.answer is not None:
+                if self._headers_sent and not is_events(content_type):
+                    # Comments are out, so a stream of events has begun, and nothing else may stand in it.
+                    yield from self._fail(Garbled("did not answer in events although it was asked to"))
+                    return
                 exchange.answer.replied(content_type)
             self.server_state = self.state_read_reply
 

@@ -137,7 +137,7 @@ class Request:
         facts = facts_of(request, client=client.name, headers=HeaderView(flow), servers=self.state.seen)
         decision = exchange.decision = decide(exchange.rules, facts)
         if not decision.pools:
-            raise no_route(request.model, decision)
+            raise no_route(request.model, decision, self.state.seen, self.state.names)
         urls = images_to_fetch(request, decision, self.state.models)
         if urls:
             return self._fetch(flow, exchange, decision, urls)
@@ -180,7 +180,7 @@ def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
     exchange.fault = fault
     exchange.stop_asking()
     extra = exchange.headers()
-    if isinstance(fault, NoRoute):
+    if isinstance(fault, NoRoute) and fault.retry_after is None:
         extra["x-should-retry"] = "false"  # the SDKs would try again at once, and in vain
     endpoint = find_endpoint(flow) if isinstance(fault, MethodNotAllowed) else None
     if endpoint is not None:

@@ -97,9 +97,12 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         fields["continued"] = continued
     if exchange.fault is not None:
         fields["fault"] = exchange.fault.message
-    failed = [f"{attempt.target.name} {attempt.fault.message}" for attempt in exchange.attempts if attempt.fault]
-    if failed:
-        fields["failed"] = failed
+    faults = [(attempt.target.name, attempt.fault) for attempt in exchange.attempts if attempt.fault]
+    if faults:
+        fields["failed"] = [f"{name} {fault.message}" for name, fault in faults]
+    details = dict.fromkeys(f"{name}: {fault.detail}" for name, fault in faults if fault.detail)
+    if details:
+        fields["said"] = [*details]
     return fields
 
 
@@ -123,5 +126,7 @@ def line(fields: dict[str, object]) -> str:
         words.append(f"- {fields['fault']}")
     elif isinstance(failed := fields.get("failed"), list):
         words.append(f"- after: {'; '.join(failed)}")
+    if isinstance(said := fields.get("said"), list):
+        words.append(f"({'; '.join(said)})")
     # A caller chooses model names and paths: neither may break the line.
     return one_line(" ".join(words))

@@ -74,8 +74,19 @@ class ResponseStore:
         """Whether it was there."""
         return self._kept.pop((client, response_id), None) is not None
 
-    def find_item(self, client: str, item_id: str) -> Json | None:
-        """An item by its id, where it was made for a response that is kept."""
-        kept = self.get(client, response_of(item_id))
-        items = items_in([kept.earlier[-1], kept.output]) if kept is not None else []
-        return next((item for item in items if item.get("id") == item_id), None)
+    def finder(self, client: str) -> Callable[[str], Json | None]:
+        """For one request: an item's id -> the item, where it was made for a response that is kept.
+
+        Each response is read once, however many of its items are asked for.
+        """
+        read: dict[str, dict[str, Json]] = {}
+
+        def find(item_id: str) -> Json | None:
+            name = response_of(item_id)
+            if name not in read:
+                kept = self.get(client, name)
+                items = items_in([kept.earlier[-1], kept.output]) if kept is not None else []
+                read[name] = {item["id"]: item for item in items if "id" in item}
+            return read[name].get(item_id)
+
+        return find

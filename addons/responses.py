@@ -6,7 +6,6 @@ Its `instructions` are not carried over, as OpenAI has it.
 
 from __future__ import annotations
 
-from functools import partial
 from urllib.parse import unquote
 
 import orjson
@@ -58,7 +57,7 @@ def with_history(body: Json, client: str, state: State) -> tuple[ResponsesReques
                 param=EARLIER,
             )
         history = kept.history
-    return check_responses(body, items_in(history), partial(state.responses.find_item, client)), history
+    return check_responses(body, items_in(history), state.responses.finder(client)), history
 
 
 def response(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:

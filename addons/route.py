@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from mitmproxy.http import HTTPFlow
@@ -15,13 +16,18 @@ from mitmproxy.http import HTTPFlow
 from addons.models import Models
 from addons.thoughts import Thoughts
 from rules.conditions import Facts, Seen
-from rules.decide import Decision, Target
+from rules.decide import NO_STAND_IN, Decision, Target
 from wire.dialects import DIALECTS, Facets, Operation
 from wire.errors import Fault, ModelNotFound, NoRoute, Untranslatable
 from wire.openai import ChatRequest, ModelRequest, Translated
 from wire.parts import Part
 from wire.profiles import PROFILES
 from wire.surfaces import Surface
+
+COMES_BACK = 5.0
+"""Seconds until a server that is away is looked at again, or about that."""
+MOST_NAMED = 8
+"""Models in an error's words."""
 
 
 class HeaderView(Mapping[str, str]):
@@ -55,14 +61,37 @@ def facts_of(request: ModelRequest, *, client: str, headers: Mapping[str, str], 
     )
 
 
-def no_route(model: str, decision: Decision) -> Fault:
-    """The answer to a call for which a decision names no target."""
+def no_route(
+    model: str,
+    decision: Decision,
+    servers: Mapping[str, Seen] = MappingProxyType({}),
+    names: Mapping[str, frozenset[str]] = MappingProxyType({}),
+) -> Fault:
+    """The answer to a call for which a decision names no target. `names` are the models of the local servers."""
     if decision.rule is None:
         return ModelNotFound(
             f"The model `{model[:200]}` does not exist or you do not have access to it (no rule matches it).",
             param="model",
         )
     why = "; ".join(f"{skip.target} {skip.why}" for skip in decision.skipped)
+    if all(skip.why != NO_STAND_IN for skip in decision.skipped):
+        return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model[:200]}`: {why}.")
+    away = [name for name, seen in servers.items() if seen.reached and seen.models is None]
+    if away:
+        return NoRoute(
+            f"{', '.join(away)} cannot be reached at the moment, and nothing else can be asked for `{model[:200]}` "
+            f"(rule '{decision.rule}': {why}).",
+            retry_after=COMES_BACK,
+        )
+    local = sorted(name for found in names.values() for name in found)
+    if local:
+        more = f" and {len(local) - MOST_NAMED} more" if len(local) > MOST_NAMED else ""
+        return ModelNotFound(
+            f"The model `{model[:200]}` does not exist here (rule '{decision.rule}': {why}). There are: "
+            f"{', '.join(local[:MOST_NAMED])}{more}. To send it to one of them, make it an alias under `models` in the "
+            "rules.",
+            param="model",
+        )
     return NoRoute(f"Rule '{decision.rule}' names no target that can be asked for `{model[:200]}`: {why}.")
 
 

@@ -160,6 +160,7 @@ class State:
     def let_go(self, exchange: Exchange) -> None:
         """The call is over, however it ended: it holds no place and stands in no queue any more."""
         exchange.stop_asking()
+        exchange.forget_frames()
         if exchange.spool is not None:
             exchange.spool.close()
         attempt = exchange.serving

@@ -98,6 +98,9 @@ class GatewayStream(SendingStream):
         """A bug of ours in the middle of a call. mitmproxy would log it and leave the caller waiting for ever."""
         request_id = self.exchange.request_id if self.exchange is not None else ""
         logger.opt(exception=True).error("the layer failed, {}: the call is ended", request_id)
+        yield from self.end_after_bug()
+
+    def end_after_bug(self) -> CommandGenerator[None]:
         yield from self._let_go()
         if self.exchange is not None:
             self.state.let_go(self.exchange)
@@ -164,6 +167,8 @@ class GatewayStream(SendingStream):
     def _note_failure(self, exchange: Exchange, fault: Fault) -> CommandGenerator[bool]:
         """Has it decided what comes after a failed attempt; False where nobody waits for the answer any more."""
         fault.message = self.state.clean(fault.message)  # an upstream may quote the key that we sent
+        if fault.detail:
+            fault.detail = self.state.clean(fault.detail)
         exchange.attempts[-1].fault = fault
         yield from self._let_go()
         exchange.upstream = None

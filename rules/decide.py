@@ -5,8 +5,8 @@ The first rule that holds wins. A name under `models` is decided before the rule
 Skipping: a target whose provider has no key is never asked. One whose server is down, or lacks the model, is skipped
 while there is anything else, and asked after all where there is not: what we know may be a few seconds old. One whose
 server is down is asked as well where everything else has failed. The sandbox
-stands in only where no other target could be asked at all, and never while a server that we have seen is away: it may
-make a first run answer, not take the place of a real model. Where a rule names nothing else, it is meant.
+stands in only where no other target could be asked at all, and never once a local server was seen that has models: it
+may make a first run answer, not take the place of a real model. Where a rule names nothing else, it is meant.
 
 Targets come in pools: those of one pool can stand in for each other, and balance.py says which of them comes first. The
 pools before skipping depend on the rule and the model's name alone; building them anew was most of a decision's time,
@@ -27,6 +27,8 @@ from rules.conditions import Condition, Facts, Seen, compile_when, glob, model_n
 from rules.health import Retry, kinds_in
 from rules.schema import Defaults, Model, Provider, RulesFile
 
+NO_STAND_IN = "never stands in for a real model"
+"""Why the sandbox is passed over where a local server has models, or had them when it was last seen."""
 REMEMBERED = 1024
 """Lists of pools, for rules whose targets depend on the model's name."""
 LONGEST_REMEMBERED = 256
@@ -281,7 +283,8 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
             else:
                 ready.append(target)
     last: tuple[Pool, ...] = ()
-    if not ready and sandbox and not (skipped and any(map(_is_away, facts.servers.values()))):
+    real = skipped and any(_is_away(seen) or seen.models for seen in facts.servers.values())
+    if not ready and sandbox and not real:
         chosen = sandbox
     elif ready:
         chosen = ready
@@ -289,7 +292,7 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
         skipped += [Skipped(target.name, "stands in only where nothing else can be asked", True) for target in sandbox]
     else:
         chosen = later
-        skipped += [Skipped(target.name, "never stands in for a server that is away") for target in sandbox]
+        skipped += [Skipped(target.name, NO_STAND_IN) for target in sandbox]
     if skipped:
         # Of a target with several servers, one may be left out; the target itself is asked.
         asked = {target.name for target in chosen}

@@ -33,14 +33,24 @@ class MissingParameter(BadRequest):
 def parse_body(body: bytes) -> Json:
     """The request's JSON object; raises BadRequest for anything else."""
     if not body.strip():
-        raise BadRequest("The request has no body. Send a JSON object with `model` and `messages`.")
+        raise BadRequest("The request has no body. Send a JSON object.")
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"The request body is not valid JSON: {error}.") from None
+        raise BadRequest(_not_json(body, str(error))) from None
     if not isinstance(value, dict):
         raise InvalidType(f"The request body must be a JSON object, but it is {kind_of(value)}.")
     return value
+
+
+def _not_json(body: bytes, error: str) -> str:
+    if body.startswith(b"--"):
+        return "The request body must be a JSON object, but it is a form."
+    try:
+        body.decode()
+    except UnicodeDecodeError as found:
+        return f"The request body is not UTF-8: there is a byte 0x{body[found.start]:02X} at position {found.start}."
+    return f"The request body is not valid JSON: {error}."
 
 
 def check_model(body: Json) -> str:

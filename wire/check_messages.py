@@ -48,14 +48,14 @@ def check_messages(messages: list[Any]) -> tuple[int, bool]:
                 f"'{where}.content' must be a string or an array of parts, but it is {kind_of(content)}.",
                 param=f"{where}.content",
             )
+        if message.get("function_call") is not None:
+            raise OldWords
         calls = message.get("tool_calls")
         if calls is not None:
             called |= _check_calls(calls, where, role)
         if role == "tool":
             _check_tool_result(message, where, called)
         elif content is None and not (role == "assistant" and (calls or message.get("refusal"))):
-            if message.get("function_call") is not None:
-                raise OldWords
             hint = " (only an assistant message with tool_calls may leave it out)" if role == "assistant" else ""
             raise MissingParameter(f"'{where}.content' is missing{hint}.", param=f"{where}.content")
     return chars, images

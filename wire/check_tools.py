@@ -20,8 +20,9 @@ def check_tools(name: str, value: Any) -> None:
         match tool:
             case {"type": "function", "function": {"name": str()} as function}:
                 check_parameters(function, f"{where}.function")
-            case {"type": "custom", "custom": {"name": str(), **rest}}:
-                _check_format(rest.get("format"), f"{where}.custom.format")
+            case {"type": "custom", "custom": {"name": str()} as custom}:
+                _check_description(custom, f"{where}.custom")
+                _check_format(custom.get("format"), f"{where}.custom.format")
             case {"type": "function" | "custom" as kind}:
                 spot = f"{where}.{kind}"
                 raise InvalidType(f"'{spot}' must be an object with a 'name'.", param=spot)
@@ -32,11 +33,19 @@ def check_tools(name: str, value: Any) -> None:
 
 
 def check_parameters(function: Json, where: str) -> None:
-    """The schema of a function, wherever it stands."""
+    """The schema of a function and the words about it, wherever it stands."""
+    _check_description(function, where)
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         spot = f"{where}.parameters"
         raise InvalidType(f"'{spot}' must be a JSON Schema object.", param=spot)
+
+
+def _check_description(tool: Json, where: str) -> None:
+    description = tool.get("description")
+    if not isinstance(description, str | None):
+        spot = f"{where}.description"
+        raise InvalidType(f"'{spot}' must be a string, but it is {kind_of(description)}.", param=spot)
 
 
 def _check_format(form: Any, spot: str) -> None:
@@ -61,14 +70,15 @@ def check_tool_choice(body: Json) -> None:
         return
     if not tools:
         raise InvalidValue("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
+    known = {(kind, tool[kind]["name"]) for tool in tools if (kind := tool["type"]) in ("function", "custom")}
     match choice:
         case "required":
             pass
         case {"type": "function" | "custom"}:
-            _check_named(choice, tools, "tool_choice")
+            _check_named(choice, known, "tool_choice")
         case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required", "tools": [_, *_] as allowed}}:
             for number, named in enumerate(allowed):
-                _check_named(named, tools, f"tool_choice.allowed_tools.tools[{number}]")
+                _check_named(named, known, f"tool_choice.allowed_tools.tools[{number}]")
         case _:
             raise InvalidValue(
                 "'tool_choice' must be 'none', 'auto', 'required', {'type': 'function', 'function': {'name': …}}, "
@@ -78,7 +88,7 @@ def check_tool_choice(body: Json) -> None:
             )
 
 
-def _check_named(given: Any, tools: list[Json], where: str) -> None:
+def _check_named(given: Any, known: set[tuple[str, str]], where: str) -> None:
     match given:
         case {"type": "function" as kind, "function": {"name": str(name)}}:
             pass
@@ -88,7 +98,7 @@ def _check_named(given: Any, tools: list[Json], where: str) -> None:
             raise InvalidType(
                 f"'{where}' must name a tool, as {{'type': 'function', 'function': {{'name': …}}}}.", param=where
             )
-    if not any(tool["type"] == kind and tool[kind]["name"] == name for tool in tools):
+    if (kind, name) not in known:
         raise InvalidValue(f"'{where}' names the tool '{name[:64]}', which is not among 'tools'.", param=where)
 
 

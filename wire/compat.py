@@ -20,14 +20,14 @@ _OFF = {"type": "disabled"}
 
 
 def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
-    """The caller's body with the model's name, a stream asked for where that tells all, and the profile's differences."""
+    """The caller's body with the model's name, as a stream where that tells all, with the profile's differences."""
     asked = request.body
     dropped = lost(asked, profile.fate, unknown=Fate.CARRIED) if profile.fate is not None else ()
     kept = asked.items() if profile.nulls else [(name, value) for name, value in asked.items() if value is not None]
     body = {name: value for name, value in kept if name not in profile.drops}
     body["model"] = model
     body["stream"] = comes_as_stream(request, profile)
-    if profile.usage_in_streams:
+    if body["stream"] and profile.usage_in_streams:
         # Usage is always asked for: the caller sees it only if the caller asked, our log always.
         body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
     if profile.max_tokens is not None:
@@ -44,6 +44,8 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
         _choose_tools(body, bare=profile.bare_functions)
     if not profile.strict_tools and _loosen_tools(body):
         dropped = (*dropped, "tools.function.strict")
+    if profile.json_schema is Schemas.BESIDE:
+        _put_schema_beside(body)
     thinking = profile.thinking_by_default and _think(body, asked, profile, begun=request.prefill is not None)
     body["messages"] = native_messages(request, model, profile, thinking=thinking)
     words = "\n\n".join(filter(None, [_verbosity_in_words(asked, profile), _format_in_words(body, profile)]))
@@ -55,8 +57,11 @@ def to_compat(request: ChatRequest, model: str, profile: Profile) -> Translated:
 
 
 def comes_as_stream(request: ModelRequest, profile: Profile) -> bool:
-    """Whether the server is asked for a stream, as it is whenever that tells all: a stream shows that it works."""
-    return request.stream or profile.usage_in_streams
+    """Whether the server is asked for a stream, as it is whenever that tells all: a stream shows that it works.
+
+    An answer in sound has one format only in a stream, and is in pieces there that nobody here puts together.
+    """
+    return request.stream or (profile.usage_in_streams and not request.body.get("audio"))
 
 
 def _think(body: Json, asked: Json, profile: Profile, *, begun: bool) -> bool:
@@ -96,12 +101,14 @@ def _choose_tools(body: Json, *, bare: bool) -> None:
         case {"type": "custom", "custom": {"name": name}}:
             body["tool_choice"] = {"type": "function", "function": {"name": name}}
     if tools:
-        body["tools"] = tools if bare else [tool | {"function": _NO_PARAMETERS | tool["function"]} for tool in tools]
+        body["tools"] = tools if bare else [tool | {"function": _with_parameters(tool["function"])} for tool in tools]
     else:
         body.pop("tools", None)
 
 
-_NO_PARAMETERS = {"parameters": {"type": "object", "properties": {}}}
+def _with_parameters(function: Json) -> Json:
+    said = {key: value for key, value in function.items() if value is not None}
+    return {"parameters": {"type": "object", "properties": {}}} | said
 
 
 def _function(tool: Json, spot: str) -> Json:
@@ -165,16 +172,16 @@ VERBOSITY = {
 _JSON = "Answer with one JSON object and nothing else."
 
 
+def _put_schema_beside(body: Json) -> None:
+    match body.get("response_format"):
+        case {"type": "json_schema", "json_schema": dict(given)}:
+            schema = given.get("schema")
+            body["response_format"] = {"type": "json_object"} | ({"schema": schema} if schema is not None else {})
+
+
 def _format_in_words(body: Json, profile: Profile) -> str | None:
     """json_schema -> json_object and the schema, or the word JSON where no message has it: both are refused without."""
-    if profile.json_schema is Schemas.NAMED:
-        return None
-    if profile.json_schema is Schemas.BESIDE:
-        match body.get("response_format"):
-            case {"type": "json_schema", **rest}:
-                given = rest.get("json_schema") or {}
-                beside = {"schema": given["schema"]} if given.get("schema") else {}
-                body["response_format"] = {"type": "json_object", **beside}
+    if profile.json_schema is not Schemas.IN_WORDS:
         return None
     match body.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:

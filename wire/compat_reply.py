@@ -1,7 +1,8 @@
-"""Reads what OpenAI-compatible servers answer: streams, and whole replies of servers that ignore `stream`.
+"""Reads what OpenAI-compatible servers answer: streams, and whole replies of servers that tell more in these.
 
 The trap: a server that is compatible in its documents is lenient about `index`, `id`, `role` and `[DONE]` in its
-streams, and the SDKs' helpers are not (openai_api section 1.4).
+streams, and the SDKs' helpers are not (openai_api section 1.4). And a `[DONE]` may be a lie: llama-cpp-python says it
+also where it broke an answer off for the next caller's sake.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from wire.sse import Event, SseDecoder
 
 _PLAIN = frozenset({"content", "reasoning_content", "refusal"})
 """Keys whose values are strings: those can always be written."""
+_OTHERWISE = frozenset({"role", "tool_calls", "function_call", "reasoning"})
+"""Keys that are read for themselves."""
 _SERVER: Mapping[str, Callable[[Any], bool]] = {
     "system_fingerprint": lambda value: isinstance(value, str),
     "service_tier": lambda value: value in ("auto", "default", "flex", "scale", "priority", "fast"),
 }
 """What a server says of itself, in every chunk, and whether that can be passed on."""
 _MAX_WHOLE = 64 * 1024 * 1024
-"""Bytes of a reply that comes whole although a stream was asked."""
+"""Bytes of a reply that comes whole."""
 
 
 def read_compat(make_id: Callable[[], str], content_type: str, profile: Profile, request: ChatRequest) -> Reply:
@@ -51,7 +54,7 @@ def read_compat(make_id: Callable[[], str], content_type: str, profile: Profile,
 
 
 class CompatReply:
-    """Reads one reply of an OpenAI-compatible server: a stream, or a whole JSON reply where it ignored `stream`."""
+    """Reads one reply of an OpenAI-compatible server: a stream, or a JSON reply that came whole, asked for or not."""
 
     __slots__ = (
         "_begun",
@@ -59,9 +62,11 @@ class CompatReply:
         "_decoder",
         "_ended",
         "_failing",
+        "_heard",
         "_limit",
         "_make_id",
         "_over",
+        "_says_why",
         "_told",
         "_whole",
         "_whole_size",
@@ -83,6 +88,10 @@ class CompatReply:
         """choice -> its calls so far; their places in the list are the indexes that the caller sees."""
         self._begun: set[int] = set()
         self._ended: set[int] = set()
+        self._heard = "event-stream" not in content_type.lower()
+        """There was an event; or it never said that there would be any."""
+        self._says_why = False
+        """It has finish_reasons; some servers have none at all."""
         self._over = False
         """After the end, or a fault, nothing is read."""
         self._told = False
@@ -115,19 +124,16 @@ class CompatReply:
             return readings
         if self._ended and self._begun == self._ended:  # finish_reasons are the server's own word; some send no [DONE]
             return [*readings, FINISHED]
-        return [*readings, Cut("stopped before its answer was complete")]
+        return [*readings, Cut("stopped before its answer was complete" if self._heard else "sent an empty stream")]
 
     def _read(self, events: list[Event]) -> list[Reading]:
         readings: list[Reading] = []
+        if events:
+            self._heard = True
         for name, data in events:
-            if data.strip() == b"[DONE]" and not self._begun:
-                self._over = True
-                readings.append(Cut("said that it was done before it said anything"))
-                break
             if data.strip() == b"[DONE]":
                 self._over = True
-                readings += [Delta({}, "tool_calls", choice) for choice in self._calls if choice not in self._ended]
-                readings.append(FINISHED)
+                readings += self._read_done()
                 break
             chunk = json_object(data)
             if isinstance(chunk, Garbled):
@@ -140,6 +146,14 @@ class CompatReply:
                 self._over = True
                 break
         return readings
+
+    def _read_done(self) -> list[Reading]:
+        if not self._begun:
+            return [Cut("said that it was done before it said anything")]
+        if self._says_why and self._begun - self._ended:
+            return [Cut("said that it was done, but not why")]
+        calls: list[Reading] = [Delta({}, "tool_calls", choice) for choice in self._calls if choice not in self._ended]
+        return [*calls, FINISHED]
 
     def _read_whole(self, body: bytes) -> list[Reading]:
         reply = json_object(body.strip())
@@ -156,16 +170,17 @@ class CompatReply:
         return [*readings, Cut("sent a reply without a finished choice")]
 
     def _read_chunk(self, chunk: Json, key: str, readings: list[Reading]) -> None:
+        begun = len(readings)
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict):
                 self._read_choice(choice, key, readings)
                 if readings and isinstance(readings[-1], Fault):
                     return
-        if not self._told and readings and isinstance(first := readings[-1], Delta):
+        if not self._told and len(readings) > begun and isinstance(first := readings[begun], Delta):
             self._told = True
             server = {name: value for name, fits in _SERVER.items() if fits(value := chunk.get(name))}
-            readings[-1] = first._replace(server=server) if server else first
+            readings[begun] = first._replace(server=server) if server else first
         usage = chunk.get("usage")
         if isinstance(usage, dict):
             readings.append(Usage(_usage(usage)))
@@ -173,22 +188,24 @@ class CompatReply:
     def _read_choice(self, choice: Json, key: str, readings: list[Reading]) -> None:
         index = choice.get("index")
         index = max(0, int(index)) if isinstance(index, int) else 0
-        self._begun.add(index)
+        if index not in self._begun:
+            self._begun.add(index)
+            self._says_why = self._says_why or "finish_reason" in choice
         given = choice.get(key)
         delta = self._delta(given, index) if isinstance(given, dict) else {}
         if isinstance(delta, Garbled):
             readings.append(delta)
             return
         reason = choice.get("finish_reason")
-        if not reason or not isinstance(reason, str):  # some send "" until the end
+        if not reason:  # some send "" until the end
             reason = None
-        elif reason in self._failing:
+        elif isinstance(reason, str) and reason in self._failing:
             readings.append(UpstreamFault(f"broke off ({reason})", kind="resources"))
             return
         else:
             self._ended.add(index)
-            reason = reason if reason in FINISH_REASONS else "stop"
-            if reason == "stop" and index in self._calls:
+            reason = reason if isinstance(reason, str) and reason in FINISH_REASONS else "stop"
+            if index in self._calls and reason in ("stop", "function_call"):
                 reason = "tool_calls"
         logprobs = _logprobs(choice.get("logprobs"), self._null_logprobs)
         if logprobs is not None and not can_be_written(logprobs):
@@ -198,10 +215,13 @@ class CompatReply:
             readings.append(Delta(delta, reason, index, logprobs))
 
     def _delta(self, given: Json, choice: int) -> Json | Garbled:
+        text = given.get("content")
+        if len(given) == 1 and text and isinstance(text, str):
+            return {"content": text}  # nearly all of them, so without a detour
         delta = {
             key: value
             for key, value in given.items()
-            if key not in ("role", "tool_calls", "reasoning") and value is not None and value != "" and value != []
+            if key not in _OTHERWISE and value is not None and value != "" and value != []
         }
         reasoning = given.get("reasoning")
         if reasoning and isinstance(reasoning, str) and "reasoning_content" not in delta:
@@ -209,6 +229,9 @@ class CompatReply:
         if any(not isinstance(delta.get(key, ""), str) for key in ("content", "reasoning_content", "refusal")):
             return Garbled("sent text that is not a string")
         calls = given.get("tool_calls")
+        if not calls and (function := given.get("function_call")):
+            # So did OpenAI in 2023, and so some servers still do, a few of them beside the same call in tool_calls.
+            calls = [{"index": 0, "function": function}]
         if calls:
             fragments = [self._call(call, choice) for call in calls] if isinstance(calls, list) else [None]
             if None in fragments:
@@ -241,8 +264,11 @@ class CompatReply:
         piece: Json = {} if text is None else {text_key: text}
         if place is None:
             place = len(calls)
-            calls.append(_Call(given.get("index"), given.get("id"), name))
-            made = given["id"] if given.get("id") and isinstance(given["id"], str) else self._make_id()
+            call_id = given.get("id")
+            # Of two calls with one id nobody could tell whose result is whose.
+            is_good = call_id and isinstance(call_id, str) and all(call.id != call_id for call in calls)
+            made = call_id if is_good else self._make_id()
+            calls.append(_Call(given.get("index"), call_id, name))
             fragment = {"id": made, "type": given.get("type") or kind} | fragment
             piece = {"name": name, text_key: ""} | piece
         elif name and name != calls[place].name:

@@ -23,7 +23,7 @@ from wire.check import (
 )
 from wire.inputs import Inputs, chars_of, read_inputs
 from wire.openai import Json, ModelRequest
-from wire.parts import Part
+from wire.parts import Part, another_seed
 
 MAX_TOKENS = 16
 """OpenAI's default. Servers have others, or none."""
@@ -143,7 +143,7 @@ def split_completion(request: CompletionRequest) -> tuple[Part, ...]:
         for sample in range(request.best_of):
             body = common | {"prompt": prompt}
             if seed is not None:
-                body["seed"] = seed + sample
+                body["seed"] = another_seed(seed, sample)
             part = replace(request, body=body, prompts=(prompt,), prompt_chars=chars_of([prompt]))
             parts.append(Part(part, choice=len(parts), prompt=number))
     return tuple(parts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from wire.compat import comes_as_stream
 from wire.compat_reply import CompatReply
 from wire.completions import CompletionRequest
 from wire.completions_logprobs import chat_entries
@@ -128,16 +129,21 @@ def to_compat_completion(request: CompletionRequest, model: str, profile: Profil
     asked = request.body
     dropped = lost(asked, profile.fate, unknown=Fate.CARRIED) if profile.fate is not None else ()
     ours = {*profile.drops, "best_of", "echo", "stream", "stream_options"}
-    body = {name: value for name, value in asked.items() if name not in ours}
+    body = {name: value for name, value in asked.items() if name not in ours and (value is not None or profile.nulls)}
     body |= {"model": model, "prompt": _prompts(request), "max_tokens": request.max_tokens}
     if request.best_of > request.n:
         body["best_of"] = request.best_of
     if echoes(request):
         body["echo"] = True
-    body["stream"] = request.best_of == request.n and not echoes(request)
-    if body["stream"]:
+    body["stream"] = completes_in_stream(request, profile)
+    if body["stream"] and profile.usage_in_streams:
         body["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
     return Translated(encoded(body), dropped)
+
+
+def completes_in_stream(request: CompletionRequest, profile: Profile) -> bool:
+    """Whether a stream is asked for: not where there is none, nor where a whole answer tells more."""
+    return comes_as_stream(request, profile) and request.best_of == request.n and not echoes(request)
 
 
 def _prompts(request: CompletionRequest) -> Any:

@@ -160,7 +160,7 @@ class CustomCalls:
             match reading:
                 case Delta() if "tool_calls" in reading.delta or (reading.finish_reason is not None and self._inputs):
                     piece = self._delta(reading)
-                    if piece.delta or piece.finish_reason is not None:
+                    if piece.delta or piece.logprobs is not None or piece.finish_reason is not None:
                         out.append(piece)
                 case Finished():
                     choices = sorted({choice for choice, _ in self._inputs})

@@ -6,10 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from wire.compat import to_compat
+from wire.compat import comes_as_stream, to_compat
 from wire.compat_reply import read_compat
 from wire.completions import CompletionRequest
-from wire.completions_upstream import CompletionReply, GenerateReply, to_compat_completion, to_ollama_generate
+from wire.completions_upstream import (
+    CompletionReply,
+    GenerateReply,
+    completes_in_stream,
+    to_compat_completion,
+    to_ollama_generate,
+)
 from wire.embeddings import EmbeddingsRequest, EmbedReply, is_long, to_compat_embeddings, to_ollama_embed
 from wire.images import remote_images
 from wire.media import MediaRequest, TranscriptionRequest, to_relay
@@ -20,7 +26,9 @@ from wire.relay import RelayedReply
 from wire.transcripts import TranscriptReply, to_ollama_transcript
 
 WHILE_IT_WORKS = 5.0
-"""An image, a transcript or a vector does not come word by word: its server is silent until its work is nearly done."""
+"""What does not come word by word (an image, a transcript, a vector, a text asked for as a whole): until its work is
+nearly done a server is silent, and not dead. With the usual limits that leaves another target time within the ten
+minutes that OpenAI's SDKs wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,8 @@ class Operation[Asked: ModelRequest]:
     """Whether it cannot be told the request at once: several choices, several prompts, a long list of inputs."""
     relays: bool = False
     """Its replies are passed on as they are, their media type too."""
-    first_token_times: float = 1
-    """Its first word may take so many times as long as that of a chat."""
+    first_token_times: Callable[[Asked, Facets], float] = lambda asked, facets: 1.0
+    """Its first word may take so many times as long as that of a chat that is streamed."""
     goes_on: Callable[[Facets], bool] = lambda facets: False
     """Whether it promises to go on from the text so far, where the request has a prefill."""
     inlines: Callable[[Asked, Facets], tuple[str, ...]] = lambda asked, facets: ()
@@ -131,6 +139,9 @@ _COMPAT_CHAT: Operation[ChatRequest] = Operation(
         make_id, content_type, PROFILES[facets.profile], request
     ),
     one_by_one=lambda request, facets: request.choices > 1 and "n" in PROFILES[facets.profile].drops,
+    first_token_times=lambda request, facets: (
+        1.0 if comes_as_stream(request, PROFILES[facets.profile]) else WHILE_IT_WORKS
+    ),
     inlines=lambda request, facets: _too_long(remote_images(request), PROFILES[facets.profile].max_url),
 )
 _OLLAMA_EMBED: Operation[EmbeddingsRequest] = Operation(
@@ -141,14 +152,14 @@ _OLLAMA_EMBED: Operation[EmbeddingsRequest] = Operation(
     ),
     read=lambda _make_id, _type, _facets, request: EmbedReply(request),
     one_by_one=lambda request, _facets: is_long(request),
-    first_token_times=WHILE_IT_WORKS,
+    first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
 )
 _COMPAT_EMBEDDINGS: Operation[EmbeddingsRequest] = Operation(
     accept="application/json",
     path=lambda path, facets, prefill=False: _compat_base(path, facets) + "/embeddings",
     translate=lambda request, model, facets: to_compat_embeddings(request, model, PROFILES[facets.profile]),
     read=lambda _make_id, _type, _facets, request: EmbedReply(request),
-    first_token_times=WHILE_IT_WORKS,
+    first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
 )
 _OLLAMA_GENERATE: Operation[CompletionRequest] = Operation(
     accept="application/x-ndjson",
@@ -169,6 +180,9 @@ _COMPAT_COMPLETIONS: Operation[CompletionRequest] = Operation(
     ),
     # A server that gives one choice only takes one prompt only.
     one_by_one=lambda request, facets: request.samples > 1 and "n" in PROFILES[facets.profile].drops,
+    first_token_times=lambda request, facets: (
+        1.0 if completes_in_stream(request, PROFILES[facets.profile]) else WHILE_IT_WORKS
+    ),
     goes_on=lambda _facets: True,
 )
 
@@ -181,7 +195,7 @@ def _relayed(ending: str) -> Operation[MediaRequest]:
         translate=lambda request, model, _facets: to_relay(request, model),
         read=lambda _make_id, content_type, _facets, request: RelayedReply(content_type, whole=not request.stream),
         relays=True,
-        first_token_times=WHILE_IT_WORKS,
+        first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
     )
 
 
@@ -196,7 +210,7 @@ _OLLAMA_TRANSCRIPT: Operation[TranscriptionRequest] = Operation(
         hears=facets.capabilities is None or "audio" in facets.capabilities,
     ),
     read=lambda make_id, _type, _facets, _request: TranscriptReply(make_id),
-    first_token_times=WHILE_IT_WORKS,
+    first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
 )
 _OLLAMA = Dialect(
     models_path=lambda path, _facets: _ollama_base(path) + "/api/tags",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, assert_never, cast
@@ -44,6 +45,7 @@ AT_ONCE = 64
 _MAX_REPLY = 256 * 1024 * 1024
 """Bytes: 2048 vectors of 3072 numbers in decimals are half of it."""
 
+_NO_NUMBERS = "sent an embedding that cannot be read"
 _NUMBERS = {float, int}
 _MAX_FLOAT32 = 3.4028234663852886e38
 """What is larger cannot be said in the SDKs' format."""
@@ -204,7 +206,7 @@ class EmbedReply:
             return Garbled(f"sent {len(vectors)} embeddings for {self._inputs} inputs")
         lengths = {_length(vector) for vector in vectors}
         if None in lengths or len(lengths) > 1:
-            return Garbled("sent an embedding that cannot be read")
+            return Garbled(_NO_NUMBERS)
         if self._dimensions is not None and self._dimensions not in lengths:
             return Untranslatable(
                 f"'dimensions' is {self._dimensions}, but the embeddings of this model have {lengths.pop()} numbers "
@@ -316,7 +318,11 @@ def in_base64(vector: Vector) -> str:
 
 
 def in_numbers(vector: Vector) -> list[float]:
+    """Raises Garbled where one of them is none."""
     if not isinstance(vector, str):
         return vector
     packed = base64.b64decode(vector)
-    return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    numbers = list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    if not math.isfinite(sum(numbers)):
+        raise Garbled(_NO_NUMBERS)  # in JSON these would be nulls
+    return numbers

@@ -4,6 +4,7 @@
     Fault                       500 -               server_error
     |- BadRequest               400 -               invalid_request_error: the caller must change the call
     |  |- Untranslatable            unsupported     this target cannot carry or do it, another one might
+    |  |- TooLargeThere         413 unsupported     this target takes no body as large as this one
     |  `- ContextTooLong            context         context_length_exceeded; another target may have a larger window
     |- Unauthorized             401 -               invalid_api_key
     |  `- KeyMissing                -               no key at all: code null, as OpenAI has it
@@ -58,9 +59,12 @@ class Fault(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
+    code: str | None = None
     kind: str | None = None
     """What a rules file calls this failure. None: the caller's own fault or ours, never routed around."""
+
+    detail: str = ""
+    """What the server itself said, shortened: for the log alone."""
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None, kind: str | None = None
@@ -85,6 +89,12 @@ class Untranslatable(BadRequest):
     kind = "unsupported"
 
 
+class TooLargeThere(BadRequest):
+    status = 413
+    code = "request_too_large"
+    kind = "unsupported"
+
+
 class ContextTooLong(BadRequest):
     code = "context_length_exceeded"
     kind = "context"
@@ -93,11 +103,11 @@ class ContextTooLong(BadRequest):
 class Unauthorized(Fault):
     status = 401
     type = "invalid_request_error"
-    code: ClassVar[str | None] = "invalid_api_key"
+    code: str | None = "invalid_api_key"
 
 
 class KeyMissing(Unauthorized):
-    code = None
+    code: str | None = None
 
 
 class Forbidden(Fault):

@@ -28,7 +28,7 @@ class FirstCall:
         for reading in readings:
             if isinstance(reading, Delta) and "tool_calls" in reading.delta:
                 reading = reading._replace(delta=_with_first(reading.delta))
-                if not reading.delta and reading.finish_reason is None:
+                if not reading.delta and reading.logprobs is None and reading.finish_reason is None:
                     continue
             out.append(reading)
         return out

@@ -43,6 +43,10 @@ class Fold:
         return reply
 
 
+_OF_CALLS = frozenset({"index", "id", "type", "function", "custom"})
+"""Keys of a call's fragments that are read for themselves."""
+
+
 class _Choice:
     def __init__(self) -> None:
         self.texts: dict[str, list[str]] = {}
@@ -54,6 +58,7 @@ class _Choice:
         self.other: Json = {}
         self.finish_reason: str | None = None
         self.logprobs: Json | None = None
+        """Its lists are our own: they grow with every token."""
 
     def add(self, piece: Delta) -> None:
         if self.finish_reason is not None:
@@ -83,6 +88,8 @@ class _Choice:
             kind = "custom" if "custom" in fragment else "function"
             known = self.calls[index] = {"id": "", "type": kind, kind: {"name": ""}}
         called = fragment.get("function") or fragment.get("custom") or {}
+        # Some servers say more of a call than OpenAI does, and want it back: Gemini's `extra_content`.
+        known |= {key: value for key, value in fragment.items() if key not in _OF_CALLS}
         known["id"] = known["id"] or fragment.get("id") or ""
         known["type"] = fragment.get("type") or known["type"]
         known["custom" if "custom" in known else "function"]["name"] += called.get("name") or ""
@@ -92,7 +99,10 @@ class _Choice:
         whole: Json = self.logprobs or {"content": None, "refusal": None}
         for key, value in logprobs.items():
             known: Any = whole.get(key)
-            whole[key] = [*known, *value] if isinstance(known, list) and isinstance(value, list) else value or known
+            if isinstance(known, list) and isinstance(value, list):
+                known += value
+            else:
+                whole[key] = [*value] if isinstance(value, list) and value else value or known
         self.logprobs = whole
 
     def whole(self, index: int) -> Json:

@@ -95,6 +95,9 @@ def _message(message: Any, number: int, open_calls: dict[str, str]) -> Any:
         return message  # for check_messages() to refuse
     where = f"messages[{number}]"
     match message:
+        case {"role": "assistant", "tool_calls": [_, *_], "function_call": _}:
+            # Some servers say a call in both ways, and it is sent back so. Its id is only in the one.
+            return {key: value for key, value in message.items() if key != "function_call"}
         case {"role": "assistant", "function_call": {"name": str(name), "arguments": str()} as function}:
             made = open_calls[name] = f"call_{number}"
             call = {"id": made, "type": "function", "function": function}

@@ -16,7 +16,7 @@ from wire.errors import BadRequest, Untranslatable
 from wire.fields import lost
 from wire.first_call import FirstCall
 from wire.ollama_format import Format, call_format, call_or_answer, is_like_a_call, native_format
-from wire.ollama_messages import add_words, begin_answer, native_messages
+from wire.ollama_messages import add_words, begin_answer, native_messages, unsaid
 from wire.ollama_reply import OllamaReply
 from wire.ollama_tools import Calls, asked_calls, native_tools
 from wire.openai import ChatRequest, Json, Reply, Translated, encoded
@@ -91,8 +91,7 @@ def to_ollama(
         body["keep_alive"] = keep_alive
     if any(tool["function"].get("strict") for _, tool in calls.functions) and not form.holds_calls:
         dropped.append("tools.function.strict")
-    if any(message.get("name") and message["role"] != "tool" for message in asked["messages"]):
-        dropped.append("messages.name")
+    dropped += unsaid(asked["messages"])
     return Translated(encoded(body), tuple(dropped))
 
 
@@ -174,13 +173,18 @@ def _think(asked: Json, capabilities: frozenset[str] | None, dropped: list[str])
             names.append("reasoning_effort")
             wanted = _LEVELS.get(effort) if isinstance(effort, str) else None
     match asked.get("reasoning"):
+        case {"enabled": False}:
+            return False
         case {"effort": str(effort)}:
             names.append("reasoning")
             wanted = _LEVELS.get(effort)
+        case {"enabled": True}:
+            names.append("reasoning")
+            wanted = wanted if wanted is not None else True
     match asked.get("thinking"):
-        case {"type": "disabled"}:
+        case {"type": "disabled"} | False:
             return False
-        case {"type": "enabled"}:
+        case {"type": "enabled"} | True:
             names.append("thinking")
             wanted = wanted if wanted is not None else True
     if wanted is False or (wanted is not None and capabilities is not None and "thinking" in capabilities):

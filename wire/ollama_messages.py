@@ -12,7 +12,7 @@ import orjson
 
 from wire.attached import data_url, file_text, plain_base64
 from wire.custom import as_function_call
-from wire.errors import BadRequest, Untranslatable
+from wire.errors import Untranslatable
 from wire.openai import ChatRequest, Json
 
 IMAGE_TYPES = frozenset({"", "image/png", "image/jpeg", "image/jpg", "image/webp"})
@@ -109,7 +109,7 @@ def _image(url: str, spot: str, request: ChatRequest) -> str:
     known = data_url(request.fetched.get(url, url))
     if known is None:
         raise Untranslatable(
-            f"'{spot}' must be a data URL (data:image/png;base64,..., jpeg or webp) for this model.", param=spot
+            f"'{spot}' must be an http(s) URL or a data URL (data:image/png;base64,..., jpeg or webp).", param=spot
         )
     media_type, data = known
     if media_type not in IMAGE_TYPES:
@@ -136,9 +136,25 @@ def _call(call: Json, where: str, number: int, names: dict[str, str]) -> Json:
     except orjson.JSONDecodeError:
         arguments = None
     if not isinstance(arguments, dict):
+        # Models write such calls, and programs send them back: to servers that take any text they are no mistake.
         spot = f"{where}.function.arguments"
-        raise BadRequest(f"'{spot}' must be a JSON object in a string.", param=spot)
+        raise Untranslatable(f"'{spot}' must be a JSON object in a string for this model.", param=spot)
     return {"id": call["id"], "function": {"index": number, "name": function["name"], "arguments": arguments}}
+
+
+def unsaid(messages: list[Json]) -> list[str]:
+    """What these messages say that a native message has no place for, and the answer is as good without."""
+    found: dict[str, None] = {}
+    for message in messages:
+        if message.get("name") and message["role"] != "tool":
+            found["messages.name"] = None
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if part.get("prompt_cache_breakpoint") is not None:
+                found["messages.content.prompt_cache_breakpoint"] = None
+            if part["type"] == "image_url" and part["image_url"].get("detail") not in (None, "auto"):
+                found["messages.content.image_url.detail"] = None
+    return [*found]
 
 
 def add_words(messages: list[Json], words: str) -> None:

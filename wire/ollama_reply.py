@@ -17,11 +17,13 @@ from wire.ndjson import NdjsonDecoder
 from wire.openai import FINISHED, Delta, Finished, Json, Reading, Usage, arguments_text, count, usage_object
 from wire.rejections import in_stream_error
 
+_ENDS = (Fault, Finished)
+
 
 class OllamaReply:
     """Reads one /api/chat reply, streamed or whole (a whole one is a stream of one line)."""
 
-    __slots__ = ("_call", "_calls", "_decoder", "_formatted", "_make_id", "_over", "_said", "_thought")
+    __slots__ = ("_call", "_calls", "_decoder", "_formatted", "_ids", "_make_id", "_over", "_said", "_thought")
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class OllamaReply:
         self._call = call
         self._formatted = formatted
         self._calls = 0
+        self._ids: set[str] = set()
         self._thought = 0
         self._said = 0
         """Characters of thinking, and of all that followed it."""
@@ -74,7 +77,7 @@ class OllamaReply:
                 readings.append(in_stream_error(line["error"]))
             else:
                 self._read_line(line, readings)
-            if readings and isinstance(readings[-1], Fault | Finished):
+            if readings and isinstance(readings[-1], _ENDS):
                 self._over = True
                 break
         return readings
@@ -158,7 +161,7 @@ class OllamaReply:
                 {
                     # Ollama numbers the calls of one reply 0, 0, 0: its own index says nothing.
                     "index": self._calls,
-                    "id": call["id"] if call.get("id") and isinstance(call["id"], str) else self._make_id(),
+                    "id": self._id(call.get("id")),
                     "type": "function",
                     "function": {"name": name, "arguments": text},
                 }
@@ -166,6 +169,12 @@ class OllamaReply:
             self._calls += 1
         readings.append(Delta({"tool_calls": fragments}))
         return True
+
+    def _id(self, given: Any) -> str:
+        """The id of a call: that of no other call of the reply, or nobody could tell whose result is whose."""
+        call_id = given if given and isinstance(given, str) and given not in self._ids else self._make_id()
+        self._ids.add(call_id)
+        return call_id
 
     def _usage(self, line: Json) -> Json:
         """Counts that are zero are left out by Ollama.
@@ -182,11 +191,16 @@ class OllamaReply:
 
 
 def _add_logprobs(entries: list[Json], readings: list[Reading], begun: int) -> None:
-    """Adds the logprobs of a line to the first of its readings; a line may have nothing else."""
+    """Adds the logprobs of a line to the first of its readings; a line may have nothing else.
+
+    Those of a thought have a name of their own, as at DeepSeek: they are not those of the content.
+    """
     if not entries:
         return
-    logprobs = {"content": entries, "refusal": None}
+    logprobs: Json = {"content": entries, "refusal": None}
     first = readings[begun] if len(readings) > begun else None
+    if len(readings) == begun + 1 and isinstance(first, Delta) and "reasoning_content" in first.delta:
+        logprobs = {"content": None, "refusal": None, "reasoning_content": entries}
     if isinstance(first, Delta):
         readings[begun] = first._replace(logprobs=logprobs)
     else:

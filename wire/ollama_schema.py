@@ -93,7 +93,7 @@ class _Reader:
         schema, words, opened = self.resolved(given, open_refs)
         depth += 1 + len(opened) - len(open_refs)
         if depth > _MAX_DEPTH:
-            raise BadRequest(f"A schema in 'tools' is more than {_MAX_DEPTH} levels deep.", param="tools")
+            raise _too_deep()
         native: Json = {}
         for key, value in schema.items():
             match key:
@@ -115,8 +115,10 @@ class _Reader:
         description = _described(schema, f"({'; '.join(words)})" if words else "")
         return native | {"description": description} if description else native
 
-    def resolved(self, schema: Json, open_refs: tuple[str, ...]) -> _Resolved:
-        """Follows `$ref` and `allOf` as far as they lead somewhere new."""
+    def resolved(self, schema: Json, open_refs: tuple[str, ...], depth: int = 0) -> _Resolved:
+        """Follows `$ref` and `allOf` as far as they lead somewhere new; `depth` counts the `allOf` within others."""
+        if depth > _MAX_DEPTH:
+            raise _too_deep()
         words: list[str] = []
         while True:
             match schema:
@@ -134,12 +136,16 @@ class _Reader:
                 case {"allOf": [*several], **rest} if several and all(isinstance(one, dict) for one in several):
                     schema = {}
                     for one in several:
-                        found = self.resolved(one, open_refs)
+                        found = self.resolved(one, open_refs, depth + 1)
                         schema, open_refs = _merged(schema, found.schema), found.open_refs
                         words += found.words
                     schema = _merged(schema, rest)
                 case _:
                     return _Resolved(schema, words, open_refs)
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest(f"A schema in 'tools' is more than {_MAX_DEPTH} levels deep.", param="tools")
 
 
 def _merged(one: Json, other: Json) -> Json:

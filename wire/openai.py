@@ -146,9 +146,11 @@ def encoded(body: Json) -> bytes:
 
 
 def can_be_written(value: Any) -> bool:
-    """False for JSON that was read and cannot be written again: nested too deeply, or a number of more than 64 bits."""
+    """False for JSON that was read and cannot be written again as a part of what goes out: it is nested too deeply, or
+    has a number of more than 64 bits.
+    """
     try:
-        orjson.dumps(value)
+        orjson.dumps([[[[[[value]]]]]])
     except orjson.JSONEncodeError:
         return False
     return True

@@ -38,9 +38,14 @@ def split_chat(request: ChatRequest) -> tuple[Part, ...]:
     for choice in range(request.choices):
         body = {name: value for name, value in request.body.items() if name != "n"}
         if seed is not None:
-            body["seed"] = seed + choice
+            body["seed"] = another_seed(seed, choice)
         parts.append(Part(replace(request, body=body), choice))
     return tuple(parts)
+
+
+def another_seed(seed: int, number: int) -> int:
+    """The seed of the part with that number. It fits into 64 bits as the caller's own does."""
+    return seed + number if seed + number < 2**63 else seed - number
 
 
 class Joined:
@@ -94,7 +99,7 @@ def _add(whole: Json, usage: Json, of_prompt: bool) -> None:
         if isinstance(value, dict) and isinstance(known, dict):
             whole[key] = {**known}
             _add(whole[key], value, True)
-        elif isinstance(value, int) and isinstance(known, int):
+        elif isinstance(value, int | float) and isinstance(known, int | float):  # some servers count money too
             whole[key] = known + value
         else:
             whole[key] = value

@@ -29,7 +29,7 @@ class Profile:
     """The one name it reads for the limit, where it silently ignores the other."""
     json_schema: Schemas = Schemas.NAMED
     usage_in_streams: bool = True
-    """Tells the usage at a stream's end, if asked. Else who wants a whole answer gets one that came whole: it has it."""
+    """Tells the usage in a stream, if asked. Else who wants a whole answer gets one that came whole: that has it."""
     thinking_by_default: bool = False
     """Thinks unless told otherwise; then refuses a forced tool_choice, and wants reasoning back on tool-call turns."""
     null_content: bool = True

@@ -44,7 +44,7 @@ class RelayedReply:
         kind = content_type.partition(";")[0].strip().lower()
         self._is_text = kind.startswith("text/") or kind.endswith("json")
         self._is_json = kind.endswith("json")
-        self._is_stream = _is_events(content_type)
+        self._is_stream = is_events(content_type)
         self._is_page = kind in ("text/html", "application/xhtml+xml")
         self._limit = limit if whole else None
         self._event_limit = event_limit
@@ -120,7 +120,8 @@ class RelayedReply:
         return [fault]
 
 
-def _is_events(content_type: str) -> bool:
+def is_events(content_type: str) -> bool:
+    """Whether a reply of this media type is a stream of events."""
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
@@ -174,7 +175,7 @@ class RelayedStream(Streamed):
     def replied(self, content_type: str) -> None:
         super().replied(content_type)
         # Some servers do not know that they can be asked for events, and send what they have.
-        self.binary = self.binary or not _is_events(content_type)
+        self.binary = self.binary or not is_events(content_type)
 
     def write(self, readings: list[Reading]) -> bytes:
         out: list[bytes] = []

@@ -74,7 +74,7 @@ def check_responses(
         if body.get(name) not in (None, False):
             raise UnsupportedParameter(f"'{name}': {refuse}", param=name)
     check_fields(body, _FIELDS)
-    if not can_be_written([[[body.get(name) for name in _SAID_BACK]]]):
+    if not can_be_written([body.get(name) for name in _SAID_BACK]):
         raise BadRequest("The request is nested too deeply: its JSON may have about 250 levels.")
     given, items = _items(body.get("input"), history, find)
     tools = read_tools(body.get("tools"))
@@ -117,19 +117,26 @@ def _items(
             raise InvalidValue("'input' is empty. Send at least one item.", param="input")
         case [*items]:
             earlier = {item["id"]: item for item in history if "id" in item}
-            resolved = [_resolved(item, f"input[{at}]", earlier, find) for at, item in enumerate(items)]
+            named: set[str] = set()
+            resolved = [_resolved(item, f"input[{at}]", earlier, find, named) for at, item in enumerate(items)]
             return tuple(resolved), [(f"input[{at}]", item) for at, item in enumerate(resolved)]
         case _:
             raise InvalidType("'input' must be a string or an array of items.", param="input")
 
 
-def _resolved(item: Any, place: str, earlier: Mapping[str, Json], find: Callable[[str], Json | None]) -> Any:
+def _resolved(
+    item: Any, place: str, earlier: Mapping[str, Json], find: Callable[[str], Json | None], named: set[str]
+) -> Any:
+    """The item itself where it is a reference. Each may be named once: a short request could stand for any length."""
     if not isinstance(item, dict) or item_type(item) != "item_reference":
         return item
     spot = f"{place}.id"
     wanted = item.get("id")
     if not isinstance(wanted, str):
         raise MissingParameter(f"'{spot}' is missing: an item has a 'type', or is a reference by 'id'.", param=spot)
+    if wanted in named:
+        raise InvalidValue(f"'{spot}': '{wanted[:MOST_SHOWN]}' is referred to twice. Do so once.", param=spot)
+    named.add(wanted)
     found = earlier.get(wanted) or find(wanted)
     if found is None:
         raise InvalidValue(
@@ -269,14 +276,17 @@ _FIELDS: Mapping[str, Callable[[str, Any], None]] = {
     "max_tool_calls": integer(1),
     "metadata": _metadata,
     EARLIER: of_type(str, "a string"),
+    "prompt_cache_key": of_type(str, "a string"),
     "reasoning": of_type(dict, "an object"),
+    "safety_identifier": of_type(str, "a string"),
     "store": of_type(bool, "true or false"),
     "stream_options": of_type(dict, "an object"),
     "text": of_type(dict, "an object"),
     "top_logprobs": integer(0, 20),
     "truncation": _truncation,
+    "user": of_type(str, "a string"),
 }
-"""What chat has no word for, or another one."""
+"""What chat has no word for, or another one, and what is said back."""
 _SAID_BACK = ("reasoning", "text", "tool_choice", "tools")
 """What the response repeats and nobody else may have read to its depth."""
 

@@ -58,6 +58,8 @@ def messages_of(
     for place, item in items:
         if not isinstance(item, dict):
             raise InvalidType(f"'{place}' must be an object.", param=place)
+        if not isinstance(item.get("id"), str | None):
+            raise InvalidType(f"'{place}.id' must be a string.", param=f"{place}.id")
         kind = item_type(item)
         read = _READERS.get(kind) if isinstance(kind, str) else None
         if read is None:
@@ -82,6 +84,8 @@ class _Writer:
         """The last message, while it is the assistant's."""
         self._thoughts: list[str] = []
         """Reasoning that waits for the message it led to."""
+        self._reasoned: list[str] = []
+        """What led to the present turn; joined when that is over, for a turn may have many items."""
         self._open: dict[str, str] = {}
         """Calls without a result so far: id -> place."""
         self._called: set[str] = set()
@@ -95,6 +99,7 @@ class _Writer:
                 "item with its 'call_id'.",
                 param=place,
             )
+        self._end_turn()
         self._flush_media()
         return self._messages, self._places
 
@@ -114,10 +119,13 @@ class _Writer:
             return
         if self._turn is not None and "tool_calls" in self._turn:  # its results are still to come
             known = self._turn["content"]
-            self._turn["content"] = said if known is None else _parts(known, said)
+            if isinstance(known, list):
+                known += _parts(said)
+            else:
+                self._turn["content"] = said if known is None else _parts(known, said)
         else:
             self._turn = self._add({"role": "assistant", "content": said}, place)
-        self._think(self._turn)
+        self._think()
 
     def reasoning(self, item: Json, place: str) -> None:
         content = item.get("content")
@@ -139,7 +147,7 @@ class _Writer:
         if self._turn is None:
             self._turn = self._add({"role": "assistant", "content": None}, place)
         calls = self._turn.setdefault("tool_calls", [])
-        self._think(self._turn)
+        self._think()
         self._places[f"messages[{len(self._messages) - 1}].tool_calls[{len(calls)}]"] = place
         kind = "function" if key == "arguments" else "custom"
         calls.append({"id": call_id, "type": kind, kind: {"name": name, key: given}})
@@ -169,17 +177,21 @@ class _Writer:
         self._add(message, place, is_output=True)
         self._places[f"messages[{len(self._messages) - 1}].content"] = f"{place}.output"
 
-    def _think(self, turn: Json) -> None:
+    def _think(self) -> None:
         """The turn gets the reasoning that led to it."""
-        if self._thoughts:
-            known = turn.get("reasoning_content")
-            turn["reasoning_content"] = "\n".join([known, *self._thoughts] if known else self._thoughts)
-            self._thoughts.clear()
+        self._reasoned += self._thoughts
+        self._thoughts.clear()
+
+    def _end_turn(self) -> None:
+        if self._turn is not None and self._reasoned:
+            self._turn["reasoning_content"] = "\n".join(self._reasoned)
+        self._reasoned.clear()
+        self._turn = None
 
     def _add(self, message: Json, place: str, *, is_output: bool = False) -> Json:
+        self._end_turn()
         if self._media and not is_output:
             self._flush_media()
-        self._turn = None
         self._places[f"messages[{len(self._messages)}]"] = place
         self._messages.append(message)
         return message

@@ -5,6 +5,7 @@ Callers write items in short forms, and strict clients read them back in the lon
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import dropwhile, islice
 from typing import Any
@@ -75,7 +76,7 @@ def page(items: Sequence[Json], *, limit: str | None, order: str | None, after: 
     """
     if order not in (None, "asc", "desc"):
         raise InvalidValue("'order' must be 'asc' or 'desc'.", param="order")
-    count = LISTED if limit is None else int(limit) if limit.isascii() and limit.isdigit() else 0
+    count = LISTED if limit is None else int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0
     if not 1 <= count <= MOST_LISTED:
         shown = (limit or "")[:MOST_SHOWN]
         raise InvalidValue(f"'limit' must be between 1 and {MOST_LISTED}, but it is '{shown}'.", param="limit")

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from wire.openai import Json
+from wire.openai import Json, count
 from wire.responses_items import sealed
 
 type Tell = Callable[[str, Json], None]
@@ -28,9 +28,11 @@ class Part:
     """output_text, refusal or reasoning_text."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
+    annotations: list[Json] = field(default_factory=list)
 
     def content(self) -> Json:
-        return {"type": self.kind} | self.text() | ({"annotations": []} if self.kind == "output_text" else {})
+        noted: Json = {"annotations": self.annotations} if self.kind == "output_text" else {}
+        return {"type": self.kind} | self.text() | noted
 
     def text(self) -> Json:
         """The text under its own name, with its logprobs where it can have some."""
@@ -117,17 +119,25 @@ class Output:
         """Closed items, by their place."""
         self.speaking: Spoken | None = None
         self._calls: dict[int, Called] = {}
+        self._tokens: list[Json] = []
+        """Logprobs that came before the text that they are of."""
 
     def add(self, delta: Json, logprobs: Json | None) -> None:
         """One delta of choice 0."""
         reasoning = delta.get("reasoning_content")
         if reasoning:
+            self._tokens.clear()
             self._say("reasoning", "reasoning_text", reasoning)
-        known = logprobs or {} if self._logprobs else {}
         content = delta.get("content")
-        if content or known.get("content"):
-            tokens = [_token(token) for token in known.get("content") or () if isinstance(token.get("token"), str)]
+        if logprobs is not None and self._logprobs and (content or not reasoning):
+            given = logprobs.get("content") or ()
+            self._tokens += [_token(token) for token in given if isinstance(token.get("token"), str)]
+        if content or (self._tokens and self._is_writing()):
+            tokens, self._tokens = self._tokens, []
             self._say("message", "output_text", content or "", tokens)
+        noted = delta.get("annotations")
+        for annotation in noted if isinstance(noted, list) else ():
+            self._annotate(annotation)
         if delta.get("refusal"):
             self._say("message", "refusal", delta["refusal"])
         for fragment in delta.get("tool_calls") or ():
@@ -159,6 +169,26 @@ class Output:
             part.logprobs += logprobs
             said["logprobs"] = logprobs
         self._tell(f"{part_kind}.delta", item.place | said)
+
+    def _is_writing(self) -> bool:
+        """Whether there is a text that more can be added to."""
+        return self.speaking is not None and self.speaking.parts[-1].kind == "output_text"
+
+    def _annotate(self, given: Any) -> None:
+        """A source of what was said. It is flat here, and nested in chat."""
+        match given:
+            case {"type": "url_citation", "url_citation": {"url": str(url), "title": str(title), **where}}:
+                pass
+            case _:
+                return
+        item = self.speaking if self._is_writing() else None
+        item = item or self._open_part("message", "output_text")
+        places = {key: count(where.get(key)) for key in ("start_index", "end_index")}
+        annotation: Json = {"type": "url_citation", "url": url, "title": title, **places}
+        known = item.parts[-1].annotations
+        place = item.place | {"annotation_index": len(known), "annotation": annotation}
+        known.append(annotation)
+        self._tell("output_text.annotation.added", place)
 
     def _open_part(self, kind: str, part_kind: str) -> Spoken:
         item = self.speaking

@@ -33,12 +33,11 @@ class Tools:
     def flat(self) -> Mapping[tuple[str, str], str]:
         return {full: name for name, full in self.full_names.items()}
 
-    def find(self, kind: str, name: str) -> str | None:
-        """The chat name of a tool that a tool_choice names; namespaces may be left out there."""
+    def known(self, kind: str) -> Mapping[str, str]:
+        """What a tool_choice may call each tool of that kind -> its chat name; namespaces may be left out there."""
         names = [tool[kind]["name"] for tool in self.chat if tool["type"] == kind]
-        if name in names:
-            return name
-        return next((known for known in names if self.full_names.get(known, ("", ""))[1] == name), None)
+        short = {self.full_names[name][1]: name for name in reversed(names) if name in self.full_names}
+        return short | {name: name for name in names}
 
 
 def read_tools(given: Any) -> Tools:
@@ -48,15 +47,23 @@ def read_tools(given: Any) -> Tools:
         return tools
     if not isinstance(given, list):
         raise InvalidType("'tools' must be an array.", param="tools")
+    full_name_of: dict[str, tuple[str, str] | None] = {}
     for namespace, tool, place in _unfolded(given):
         kind = tool["type"]
         name = _name(tool, place)
+        full = None
         if namespace is not None:
-            full = f"{namespace}{SEPARATOR}{name}"
-            tools.full_names[full] = (namespace, name)
-            name = full
+            full = (namespace, name)
+            name = SEPARATOR.join(full)
+            tools.full_names[name] = full
+        if full_name_of.setdefault(name, full) != full:
+            raise InvalidValue(
+                f"'{place}.name': a model would be told of two tools '{name[:MOST_SHOWN]}'. Give one of them another "
+                "name.",
+                param=f"{place}.name",
+            )
         body: Json = {"name": name}
-        if isinstance(tool.get("description"), str):
+        if tool.get("description") is not None:
             body["description"] = tool["description"]
         if kind == "custom":
             form = _custom_format(tool.get("format"), place)
@@ -133,7 +140,7 @@ def read_choice(given: Any, tools: Tools) -> Any:
         case None | "auto" | "none" | "required":
             return given
         case {"type": "function" | "custom" as kind}:
-            return {"type": kind, kind: {"name": _chosen(given, kind, tools, "tool_choice")}}
+            return {"type": kind, kind: {"name": _chosen(given, kind, tools.known(kind), "tool_choice")}}
         case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": [*allowed]}:
             _keep_only(allowed, tools)
             return mode
@@ -154,9 +161,9 @@ def read_choice(given: Any, tools: Tools) -> Any:
             )
 
 
-def _chosen(given: Json, kind: str, tools: Tools, place: str) -> str:
+def _chosen(given: Json, kind: str, known: Mapping[str, str], place: str) -> str:
     name = _name(given, place)
-    found = tools.find(kind, name)
+    found = known.get(name)
     if found is None:
         raise InvalidValue(
             f"'{place}.name' is '{name[:MOST_SHOWN]}', but no {kind} tool in 'tools' has that name.",
@@ -167,10 +174,11 @@ def _chosen(given: Json, kind: str, tools: Tools, place: str) -> str:
 
 def _keep_only(allowed: list[Any], tools: Tools) -> None:
     names: set[tuple[str, str]] = set()
+    known = {kind: tools.known(kind) for kind in TAKEN[:2]}
     for number, one in enumerate(allowed):
         place = f"tool_choice.tools[{number}]"
         kind = _kind(one, place, TAKEN[:2])
-        names.add((kind, _chosen(one, kind, tools, place)))
+        names.add((kind, _chosen(one, kind, known[kind], place)))
     kept = [n for n, tool in enumerate(tools.chat) if (tool["type"], tool[tool["type"]]["name"]) in names]
     tools.chat = [tools.chat[n] for n in kept]
     tools.places = [tools.places[n] for n in kept]

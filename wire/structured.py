@@ -231,7 +231,7 @@ class Fits:
         if not _NO_TEXT.isdisjoint(piece.delta):
             self._judged = False
         if piece.finish_reason == "stop" and self._judged:
-            if piece.delta:
+            if piece.delta or piece.logprobs is not None:
                 out.append(piece._replace(finish_reason=None))
             self._held.append(piece._replace(delta={}, logprobs=None))
         else:

@@ -456,3 +456,28 @@ def test_a_bug_on_the_way_out_of_the_queue_keeps_no_place(monkeypatch: pytest.Mo
                     assert second.answer().status == 500
             assert ask(gateway).status == 200
             gateway.until(lambda: at_rest(gateway), "no place is taken")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_parts_of_a_call_do_not_wait_in_a_queue_for_each_other(stream: bool) -> None:
+    with local() as [ollama], gateway_of(rules([ollama], parallel=2, queue=0)) as gateway:
+        answer = ask(gateway, stream=stream, n=7)
+        assert answer.status == 200
+        assert len(answer.finish) == 7
+        assert ollama.most_in_flight == 2
+
+
+def test_what_several_parts_have_met_is_said_once() -> None:
+    with (
+        local() as [ollama],
+        DeepSeekStandIn("sk-ds-test") as deepseek,
+        gateway_of(rules([ollama], deepseek, parallel=1, queue=0)) as gateway,
+    ):
+        ollama.plan(HoldAfter(1))
+        with Caller(gateway) as first:
+            assert until(lambda: ollama.holding == 1)
+            answer = ask(gateway, n=4)
+            assert answer.target == REMOTE
+            assert answer.headers["x-gateway-skipped"].count("is busy") == 1
+            ollama.release()
+            assert first.answer().status == 200

@@ -84,8 +84,8 @@ def test_all_of_a_call_is_told() -> None:
         "skipped": [],
         "refused": None,
         "unknown": [
-            "whether ollama/qwen2.5:7b is there: it is taken to be",
             "what ollama/qwen2.5:7b can do (tools, images, thinking)",
+            "whether ollama/qwen2.5:7b is there: it is taken to be",
         ],
     }
     assert (local["target"], local["server"], local["path"]) == (
@@ -101,7 +101,7 @@ def test_all_of_a_call_is_told() -> None:
 
 def test_an_explanation_for_eyes_has_the_same_in_it() -> None:
     said = lines(asked(user="u1", tools=[TOOL], stream=True))
-    assert said[:9] == [
+    assert said[:10] == [
         "POST /v1/chat/completions, called by anonymous",
         "model qwen2.5:7b, 5 characters, streamed, with tools",
         "",
@@ -109,6 +109,7 @@ def test_an_explanation_for_eyes_has_the_same_in_it() -> None:
         "  no   team    header: the call's x-team is not as the rule wants",
         "  no   remote  model: 'qwen2.5:7b' fits not deepseek*",
         "  yes  local",
+        "       where ollama/qwen2.5:7b is there, as it is taken to be; --available says what is (none: nothing)",
         "",
         "Targets, in the order in which they are asked",
     ]
@@ -118,7 +119,7 @@ def test_an_explanation_for_eyes_has_the_same_in_it() -> None:
     body = json.loads("".join(said[first + 3 : second]))
     assert body["messages"] == [{"role": "user", "content": "hello"}]
     assert said[second + 1] == "     POST https://api.deepseek.com/chat/completions"
-    assert said[-3:-1] == ["Not known here", "  whether ollama/qwen2.5:7b is there: it is taken to be"]
+    assert said[-2:] == ["Not known here", "  what ollama/qwen2.5:7b can do (tools, images, thinking)"]
 
 
 def test_only_the_local_models_that_are_named_are_there() -> None:
@@ -145,7 +146,8 @@ def test_headers_and_client_decide_as_in_a_call() -> None:
 
 
 def test_a_target_without_a_key_is_skipped_and_the_sandbox_stands_in() -> None:
-    state = offline(made(), ["ollama/other"])
+    state = offline(made(), [])
+    state.seen = {"ollama": Seen(frozenset(), reached=True)}  # there, and without a model
     said = json.loads(explain(state, asked()).as_json())
     assert [(target["target"], target["server"], target["path"]) for target in said["targets"]] == [
         ("sandbox/echo", None, "/api/chat")

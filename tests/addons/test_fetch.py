@@ -419,6 +419,31 @@ def test_an_image_that_does_not_end_is_given_up(start: bytes) -> None:
         assert server.connections_made == 1
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        [Expect(), Send(chunked_head("image/png") + chunk(PNG)), Flood(chunk(b"x") * 1000, 5)],
+        [Expect(), Flood(head("103 Early Hints") * 1000, 5)],
+    ],
+    ids=["chunks", "interim answers"],
+)
+def test_a_server_that_sends_scraps_keeps_nobody_waiting(script: Script) -> None:
+    longest = 0.0
+
+    async def look(url: str) -> str:
+        nonlocal longest
+        fetching = asyncio.create_task(Fetcher(resolve=Names(**HERE)).fetch([url], Images.model_validate(OPEN), MiB))
+        while not fetching.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - before)
+        return fetching.result()[1][url]
+
+    with serving(script) as (_, url):
+        assert uvloop.run(look(url)) == "its server sends it in too many small pieces."
+    assert longest < 0.2
+
+
 def test_an_image_of_exactly_the_limit_is_taken() -> None:
     body = PNG.ljust(1000, b"x")
     with serving(sends(body)) as (_, url):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.addons.doors import Door
 from tests.gateway import Gateway
-from tests.standins import CompatStandIn, DeepSeekStandIn, OllamaStandIn
+from tests.standins import DeepSeekStandIn, OllamaStandIn
 
 RULES = """
 providers:
@@ -157,16 +157,3 @@ def test_the_status_counts_calls_and_names_every_target_that_was_asked(gateway: 
         assert (row["breaker"], row["in_flight"], row["waiting"]) == ("closed", 0, 0)
         assert row["url"].startswith("http://127.0.0.1:")
         assert row["first_token_seconds"] >= 0
-
-
-def test_a_provider_that_any_name_may_lead_to_shows_what_its_server_lists() -> None:
-    rules = """
-providers: {far: {dialect: openai, urls: ["${URL}"]}}
-rules: [{name: all, use: ["far/{model}", far/named]}]
-"""
-    with CompatStandIn() as server, Gateway(rules, {"URL": server.url}) as running:
-        running.until(lambda: bool(running.state.offered), "its models are known")
-        with running.client() as client:
-            rows = [(row["id"], row["owned_by"]) for row in client.get("/v1/models").json()["data"]]
-            assert rows == [("any", "far"), ("named", "far")]
-            assert client.get("/v1/models/any").json()["id"] == "any"

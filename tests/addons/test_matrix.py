@@ -55,6 +55,7 @@ from tests.standins import (
     RawServer,
     ResetAfterHeaders,
     ResetBeforeHeaders,
+    Say,
     Silence,
     SilenceAfterHeaders,
     Status,
@@ -135,6 +136,8 @@ JSON_ASKED: dict[str, object] = {
     "messages": [{"role": "user", "content": "Answer in json."}],
     "response_format": {"type": "json_object"},
 }
+JSON_TEXT = '{"said": "json"}'
+"""What the next target answers to that."""
 RATE_LIMITED: dict[str, Any] = {"status": 429, "code": "rate_limit_exceeded"}
 REFUSED: dict[str, Any] = {"verdict": Verdict.REFUSED, "status": 400, "again": False}
 TIMED_OUT: dict[str, Any] = {"status": 504, "code": "upstream_timeout"}
@@ -209,10 +212,14 @@ ROWS: dict[str, Row] = {
     "it calls the request bad": Row(
         Status(400, {"error": {"message": "'top_p' must be below 1."}}), code=None, **REFUSED
     ),
-    "it finds the request too large": Row(Status(413, {"error": {"message": "Too large."}}), code=None, **REFUSED),
+    "it finds the request too large": Row(
+        Status(413, {"error": {"message": "Too large."}}), again=False, status=413, code="request_too_large"
+    ),
     "it cannot work with the request": Row(Status(422, {"error": {"message": "No."}}), code=None, **REFUSED),
     "its filter refuses the prompt": Row(
-        Status(400, {"error": {"message": "Content Exists Risk", "code": "content_filter"}}), code=None, **REFUSED
+        Status(400, {"error": {"message": "Content Exists Risk", "code": "content_filter"}}),
+        code="content_filter",
+        **REFUSED,
     ),
     "the prompt is longer than its window": Row(too_long, code="context_length_exceeded", **REFUSED),
     "its filter stops the answer": Row(filtered, Verdict.FIRST, only=DEEPSEEK),
@@ -323,6 +330,8 @@ def play(servers: World, row: Row, target: str, stream: bool, way: str = "first"
     """The answer, and the seconds that it took."""
     servers.standin(target).pace = PACE
     servers.standin(target).always = row.plan_for(target)
+    if row.asks is JSON_ASKED:
+        servers.standin(OTHER[target]).always = Say([JSON_TEXT])
     provider = target.partition("/")[0] + (f"-{row.at}" if row.at else "")
     began = time.monotonic()
     answer = servers.ask(f"{way}.{provider}", stream, **row.asks)
@@ -338,9 +347,9 @@ def asked(servers: World, target: str) -> tuple[int, int]:
     return len(servers.standin(target).chats), len(servers.standin(OTHER[target]).chats)
 
 
-def exact(answer: Answer, stream: bool) -> None:
+def exact(answer: Answer, stream: bool, text: str = TEXT) -> None:
     """Every word once, one end, and nothing else."""
-    assert (answer.status, answer.text, answer.finish) == (200, TEXT, ["stop"])
+    assert (answer.status, answer.text, answer.finish) == (200, text, ["stop"])
     assert (answer.streamed, answer.done, answer.comments) == (stream, int(stream), 0)
     assert not any("error" in chunk for chunk in answer.chunks)
 
@@ -354,7 +363,7 @@ def named(target: str, row: Row) -> str:
 @pytest.mark.parametrize(("row", "target"), cases(Verdict.SECOND, Verdict.JOINED))
 def test_the_next_target_completes_the_answer(servers: World, row: Row, target: str, stream: bool) -> None:
     answer, took = play(servers, row, target, stream)
-    exact(answer, stream)
+    exact(answer, stream, JSON_TEXT if row.asks is JSON_ASKED else TEXT)
     joined = row.verdict is Verdict.JOINED and stream
     assert answer.target == (target if joined else OTHER[target])
     in_time(took, row.waits)
@@ -393,7 +402,7 @@ def test_with_nobody_else_the_target_is_asked_again_where_that_may_help_and_the_
     if row.code is not None or row.verdict is Verdict.REFUSED:
         assert answer.error["code"] == row.code
     message = answer.error["message"]
-    if row.verdict is not Verdict.REFUSED and row.status != 400:
+    if row.verdict is not Verdict.REFUSED and row.status not in (400, 413):
         assert named(target, row) in message
         assert message.count("twice") == times - 1
     assert asked(servers, target) == (0 if row.at else times, 0)

@@ -452,15 +452,29 @@ def test_the_next_server_gets_the_whole_file(plan: Any) -> None:
         gateway.until(lambda: not gateway.state.in_flight(), "no call is under way")
 
 
-def test_an_early_413_is_told_to_the_caller_and_ends_the_sending() -> None:
-    raw, _ = big_form(8_000_000)
+def test_an_early_413_ends_the_sending_and_the_next_server_may_take_more() -> None:
+    raw, digest = big_form(8_000_000)
     with two_servers() as (gateway, one, two):
         one.plans.append(RefuseAt(1000))
         answer = send_form(gateway, raw)
-        assert answer.status_code == 400
-        assert "Maximum content size" in answer.json()["error"]["message"]
-        assert not two.seen  # the caller's own mistake is one everywhere
+        assert (answer.status_code, answer.headers["x-gateway-target"]) == (200, "m1/served-1")
+        assert two.seen[0].digest() == digest
         assert len(one.seen[0].body) == 1000
+
+
+def test_a_413_of_every_server_is_told_to_the_caller() -> None:
+    raw, _ = big_form(8_000_000)
+    with two_servers() as (gateway, one, two):
+        one.plans.append(RefuseAt(1000))
+        two.plans.append(RefuseAt(1000))
+        answer = send_form(gateway, raw)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["type"]) == (
+            413,
+            "request_too_large",
+            "invalid_request_error",
+        )
+        assert "Maximum content size" in error["message"]
 
 
 def test_a_server_that_answers_before_it_has_all_is_believed() -> None:
@@ -615,6 +629,27 @@ def test_events_that_break_off_end_in_an_error_event(path: str, asked: dict[str,
         assert events[-1] == b"data: [DONE]"
         assert len(events) == 3  # whole events only: the half one is left out
         assert not two.seen
+
+
+@pytest.mark.parametrize("servers_left", [1, 0])
+def test_after_a_comment_only_events_are_passed_on(servers_left: int) -> None:
+    quick = "first_token: 2s, idle: 2s, total: 20s, keep_alive: 20ms"
+    with two_servers(timeouts=quick) as (gateway, one, two):
+        late = Reply(b'{"created":1,"data":[{"b64_json":"' + PICTURE.encode() + b'"}]}', after=0.1)
+        one.plans.append(late)
+        if not servers_left:
+            two.plans.append(late)
+        answer = post(gateway, "/v1/images/generations", json={"model": "i", "prompt": "x", "stream": True})
+        events = [event for event in answer.content.split(b"\n\n") if event and not event.startswith(b":")]
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.content.startswith(b": ")
+        assert len(two.seen) == 1
+        if servers_left:
+            assert b"partial_image" in events[0]
+        else:
+            error = json.loads(events[0].removeprefix(b"data: "))["error"]
+            assert (len(events), events[1], error["code"]) == (2, b"data: [DONE]", "upstream_garbled")
+            assert "did not answer in events although it was asked to" in error["message"]
 
 
 def test_a_whole_answer_that_breaks_off_late_is_asked_of_the_next_server() -> None:

@@ -72,11 +72,12 @@ def message(**fields: object) -> bytes:
 NO_CODE, MISSING, TYPE, VALUE = None, "missing_required_parameter", "invalid_type", "invalid_value"
 
 BODIES: dict[str, tuple[bytes, str | None, str | None, str]] = {
-    "no body": (b"", NO_CODE, None, "The request has no body. Send a JSON object with `model` and `messages`."),
+    "no body": (b"", NO_CODE, None, "The request has no body. Send a JSON object."),
     "only blanks": (b" \n ", NO_CODE, None, "The request has no body."),
     "not JSON": (b"hello", NO_CODE, None, "The request body is not valid JSON: "),
     "JSON cut short": (b'{"model": "a", ', NO_CODE, None, "The request body is not valid JSON: "),
-    "not UTF-8": (b'{"model": "\xff"}', NO_CODE, None, "The request body is not valid JSON: "),
+    "not UTF-8": (b'{"model": "\xff"}', NO_CODE, None, "The request body is not UTF-8: there is a byte 0xFF at position 11."),
+    "a form": (b"--x\r\n\r\n", NO_CODE, None, "The request body must be a JSON object, but it is a form."),
     "nested without end": (b"[" * 10_000, NO_CODE, None, "The request body is not valid JSON: "),
     "an array": (b"[1]", TYPE, None, "must be a JSON object, but it is an array."),
     "null": (b"null", TYPE, None, "must be a JSON object, but it is null."),

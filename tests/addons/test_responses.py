@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from addons import response_store
 from addons.response_store import KEPT, MAX_BYTES, MAX_COUNT, ResponseStore, items_in
 from tests.gateway import Gateway
 from tests.standins import CutAfter, DeepSeekStandIn, OllamaStandIn, Silence, Status
@@ -189,6 +190,23 @@ def test_an_item_of_any_kept_response_can_be_referred_to(world: World) -> None:
     given = world.mine.get(f"/v1/responses/{first['id']}/input_items").json()["data"][0]["id"]
     world.ask([{"type": "item_reference", "id": given}])
     assert [message["content"] for message in world.asked] == ["one"]
+
+
+def test_a_response_is_read_once_however_many_of_its_items_are_referred_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.ask([{"role": "user", "content": f"item {number}"} for number in range(40)])
+    listed = world.mine.get(f"/v1/responses/{first['id']}/input_items?limit=40&order=asc").json()["data"]
+    read: list[Sequence[bytes]] = []
+
+    def reading(segments: Sequence[bytes]) -> list[Json]:
+        read.append(segments)
+        return items_in(segments)
+
+    monkeypatch.setattr(response_store, "items_in", reading)
+    world.ask([{"type": "item_reference", "id": item["id"]} for item in listed])
+    assert len(world.asked) == 40
+    assert len(read) == 1
 
 
 def test_a_response_that_was_not_stored_cannot_be_built_upon(world: World) -> None:
@@ -480,7 +498,7 @@ def test_an_item_is_found_in_its_response_alone() -> None:
     response: Json = {"id": f"resp_{call}", "output": [{"id": f"msg_{call}0000"}]}
     assert store.keep("me", response, [{"id": f"msg_{call}i000"}], ())
     for name in (f"msg_{call}0000", f"msg_{call}i000"):
-        assert store.find_item("me", name) == {"id": name}
-        assert store.find_item("they", name) is None
-    assert store.find_item("me", f"msg_{call}0001") is None
-    assert store.find_item("me", "msg_other") is None
+        assert store.finder("me")(name) == {"id": name}
+        assert store.finder("they")(name) is None
+    assert store.finder("me")(f"msg_{call}0001") is None
+    assert store.finder("me")("msg_other") is None

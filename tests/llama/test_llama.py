@@ -1,4 +1,4 @@
-"""A real llama.cpp server behind the gateway, through the `compat` profile, as users of the Python SDK see it.
+"""A real llama.cpp server behind the gateway, without a profile and with its own, as users of the Python SDK see it.
 
 Its model talks nonsense, so what is looked at is everything else: that words come, in pieces and once, that they end,
 keep to a schema, and call tools.
@@ -21,7 +21,8 @@ RULES = """
 providers:
   llama:  {{dialect: openai, profile: compat, urls: [{url}], key: {key}}}
   locked: {{dialect: openai, profile: compat, urls: [{url}], key: sk-wrong}}
-models: {{locked: {{targets: locked/tiny}}}}
+  own:    {{dialect: openai, profile: llama_cpp_python, urls: [{url}], key: {key}}}
+models: {{locked: {{targets: locked/tiny}}, own: {{targets: own/tiny}}}}
 rules: [{{name: llama, use: "llama/{{model}}"}}]
 """
 USER: Any = [{"role": "user", "content": "hello there"}]
@@ -177,3 +178,92 @@ def test_a_key_that_the_server_refuses_is_not_shown_to_the_caller(gateway: Gatew
     reply = gateway.chat(model="locked")
     assert reply.status_code >= 500
     assert "sk-wrong" not in reply.text + gateway.log.getvalue()
+
+
+# -- with its profile: what OpenAI takes, and this server would answer with 500 or not heed
+
+
+def test_a_whole_answer_has_its_usage_and_a_stream_comes_all_the_same(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "own", "messages": USER, "max_completion_tokens": 5, "seed": 1, "temperature": None}
+    reply = client.chat.completions.create(**asked)
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 5
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 5
+    assert reply.choices[0].finish_reason == "length"
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    said = [choice.delta.content for chunk in chunks for choice in chunk.choices if choice.delta.content]
+    assert len(said) > 1
+    assert "".join(said) == reply.choices[0].message.content
+
+
+def test_a_completion_has_its_usage(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="own", prompt="hello", max_tokens=5, seed=1)
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 5
+
+
+def test_a_response_has_its_usage(client: openai.OpenAI) -> None:
+    reply = client.responses.create(model="own", input="hello there", instructions="Be brief.", max_output_tokens=20)
+    assert reply.usage is not None
+    assert reply.usage.output_tokens > 0
+
+
+def test_several_answers_are_given(client: openai.OpenAI) -> None:
+    never: Any = {"4": -100}  # 4 is the token of the end
+    reply = client.chat.completions.create(model="own", messages=USER, max_tokens=5, n=3, logit_bias=never)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert all(choice.message.content for choice in reply.choices)
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 15
+
+
+def test_an_answer_fits_its_schema(client: openai.OpenAI) -> None:
+    schema = {"name": "weather", "strict": True, "schema": SHAPE}
+    form: Any = {"type": "json_schema", "json_schema": schema}
+    for stream in (False, True):
+        create: Any = client.chat.completions.create
+        reply = create(model="own", messages=USER, max_tokens=100, response_format=form, stream=stream)
+        chunks = [choice.delta.content or "" for chunk in reply for choice in chunk.choices] if stream else []
+        said = json.loads("".join(chunks) if stream else reply.choices[0].message.content)
+        assert said.keys() == {"city", "wet"}
+
+
+def test_instructions_of_a_developer_and_text_in_parts_are_read(client: openai.OpenAI) -> None:
+    parts: Any = [{"type": "text", "text": "hello"}, {"type": "text", "text": "there"}]
+    plain: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello\nthere"}]
+    ours: Any = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    replies = [
+        client.chat.completions.create(model="own", messages=said, max_tokens=20, seed=3) for said in (plain, ours)
+    ]
+    assert replies[0].choices[0].message.content == replies[1].choices[0].message.content
+    assert replies[0].usage == replies[1].usage
+
+
+@pytest.mark.parametrize("model", ["own", "tiny"])
+def test_a_turn_that_called_a_tool_may_be_sent_back_as_it_came(client: openai.OpenAI, model: str) -> None:
+    create: Any = client.chat.completions.create
+    asked = {"model": model, "messages": USER, "tools": [TOOL], "max_tokens": 100}
+    turn = create(**asked, tool_choice=NAMED).choices[0].message
+    assert turn.function_call is None
+    (call,) = turn.tool_calls
+    turn.content = turn.content or ("" if model == "tiny" else None)  # without its profile null is refused
+    result = {"role": "tool", "tool_call_id": call.id, "content": "rain and wind"}
+    back = turn if model == "own" else turn.model_dump(exclude_none=True)
+    reply = create(**{**asked, "messages": [*USER, back, result]})
+    assert reply.choices[0].message.content
+
+
+def test_a_tool_without_parameters_is_called(client: openai.OpenAI) -> None:
+    bare: Any = {"type": "function", "function": {"name": "get_weather"}}
+    reply = client.chat.completions.create(
+        model="own", messages=USER, max_tokens=100, tools=[bare], tool_choice=NAMED, parallel_tool_calls=False
+    )
+    (call,) = reply.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert json.loads(call.function.arguments) == {}
+
+
+def test_a_prompt_that_is_too_long_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="own", messages=[{"role": "user", "content": "a" * 3000}])
+    assert caught.value.code == "context_length_exceeded"

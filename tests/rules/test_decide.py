@@ -33,7 +33,7 @@ UNREACHABLE = "its server is not reachable"
 NO_MODEL = "its server has no such model"
 NO_KEY = "has no key"
 NOT_NEEDED = "stands in only where nothing else can be asked"
-ELSEWHERE = "never stands in for a server that is away"
+ELSEWHERE = "never stands in for a real model"
 
 
 def made(
@@ -463,7 +463,7 @@ def test_a_target_takes_as_many_calls_as_its_provider_says_then_the_file_then_it
 def test_a_target_is_as_patient_and_as_wide_as_its_provider_says(
     said: dict[str, Any], patience: float | None, window: int | None
 ) -> None:
-    (target,) = chosen("new/m", new={**OPEN, **said}).targets
+    (target,) = chosen("new/m", new={**OPEN, "dialect": "ollama", **said}).targets
     assert (target.patience, target.window) == (patience, window)
 
 
@@ -485,7 +485,7 @@ def test_a_target_is_as_patient_and_as_wide_as_its_provider_says(
 def test_a_target_has_the_context_of_the_first_pattern_that_fits_its_model(
     said: dict[str, Any], model: str, num_ctx: int | None, memory: int | None
 ) -> None:
-    (target,) = chosen("new/{model}", model=model, new={**OPEN, **said}).targets
+    (target,) = chosen("new/{model}", model=model, new={**OPEN, "dialect": "ollama", **said}).targets
     assert (target.num_ctx, target.context_memory) == (num_ctx, memory)
 
 

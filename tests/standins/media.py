@@ -90,6 +90,8 @@ class Reply:
     body: bytes
     kind: str = "application/json"
     status: int = 200
+    after: float = 0.0
+    """Seconds of silence before it."""
 
 
 Plan = Slowly | RefuseAt | ResetAt | StallAt | AnswerAt | CutAt | HushAt | Reply
@@ -254,6 +256,7 @@ class MediaStandIn:
 
     def _answer(self, connection: socket.socket, seen: SeenUpload, plan: Plan | None) -> bool:
         if isinstance(plan, Reply):
+            self._ends.wait(plan.after)
             self._send(connection, plan.status, plan.kind, [plan.body], chunked=False)
             return True
         kind, pieces = self._said(seen)

@@ -115,7 +115,10 @@ def _replay_text(name: str, event: Json, item: Json, part: Json | None) -> None:
     else:
         assert item["type"] == {"arguments": "function_call", "input": "custom_tool_call"}[key]
         holder = item
-    if what == "delta":
+    if what == "annotation.added":
+        assert event["annotation_index"] == len(holder["annotations"])
+        holder["annotations"].append(event["annotation"])
+    elif what == "delta":
         holder[key] += event["delta"]
         if kind == "output_text":
             holder["logprobs"] += event["logprobs"]

@@ -176,6 +176,8 @@ def _functions_unfolded(events: list[Json]) -> Json:
     modern = orjson.loads(orjson.dumps(events))
     for event in modern:
         for choice in event["choices"]:
+            if choice["finish_reason"] == "function_call":
+                choice["finish_reason"] = "tool_calls"
             called = choice["delta"].pop("function_call", None)
             if called is not None:
                 choice["delta"]["tool_calls"] = [{"index": 0, "id": "a", "type": "function", "function": called}]
@@ -185,6 +187,8 @@ def _functions_unfolded(events: list[Json]) -> Json:
         if calls is not None:
             (call,) = calls
             choice["message"]["function_call"] = call["function"]
+        if choice["finish_reason"] == "tool_calls":
+            choice["finish_reason"] = "function_call"
     return reply
 
 

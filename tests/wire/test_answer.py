@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import orjson
 
 from wire.answer import StreamedAnswer, WholeAnswer
@@ -148,3 +150,31 @@ def test_nothing_follows_a_whole_reply() -> None:
     reply = answer.write([Delta({"content": "a"}, "stop"), FINISHED])
     assert answer.write([Delta({"content": "b"}), FINISHED]) == b""
     assert orjson.loads(reply)["choices"][0]["message"]["content"] == "a"
+
+
+def test_what_a_server_says_of_a_call_beyond_openai_is_in_the_whole_reply_too() -> None:
+    said = {"google": {"thought_signature": "c2lnbmVk"}}
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    readings: list[Reading] = [
+        Delta({"tool_calls": [call | {"extra_content": said}]}),
+        Delta({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}, "tool_calls"),
+        FINISHED,
+    ]
+    answer = WholeAnswer(call_id="chatcmpl-1", created=1, model="first")
+    (whole,) = orjson.loads(answer.write(readings))["choices"][0]["message"]["tool_calls"]
+    assert whole == {
+        "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": said,
+    }  # fmt: skip
+
+
+def test_logprobs_are_folded_in_linear_time_and_change_nothing_that_was_read() -> None:
+    pieces = [_logged(text) for text in "abc"]
+    answer = WholeAnswer(call_id="chatcmpl-1", created=1, model="first")
+    reply = orjson.loads(answer.write([*pieces, FINISHED]))
+    assert [token["token"] for token in reply["choices"][0]["logprobs"]["content"]] == ["a", "b", "c"]
+    assert pieces == [_logged(text) for text in "abc"]
+    many: list[Reading] = [_logged("a")] * 40_000
+    answer = WholeAnswer(call_id="chatcmpl-1", created=1, model="first")
+    before = process_time()
+    answer.write(many)
+    assert process_time() - before < 3, "each token copies those before it"

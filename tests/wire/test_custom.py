@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wire.answer import StreamedAnswer, WholeAnswer
 from wire.custom import CustomCalls, as_function, as_function_call, custom_names
 from wire.dialects import DIALECTS, Facets
+from wire.first_call import FirstCall
 from wire.openai import FINISHED, ChatRequest, Delta, Json, Reading, Usage
 
 RUN: Json = {"type": "custom", "custom": {"name": "run"}}
@@ -134,6 +135,16 @@ def test_the_callers_own_functions_stay_functions() -> None:
     assert found[0] == own
     assert _inputs(found) == ["ls"]
     assert found[2:] == [_call("", index=0), Delta({}, "tool_calls")]
+
+
+def test_logprobs_of_a_fragment_that_says_nothing_yet_are_told() -> None:
+    logprobs = {"content": [{"token": "{", "logprob": -1.0}]}
+    begun, more = _call("", name="run"), _call("{")
+    assert _read(begun, more._replace(logprobs=logprobs))[1:] == [Delta({}, None, 0, logprobs)]
+    assert _read(begun, more)[1:] == []
+    first = FirstCall(Told([_call("{}", index=1, name="f")._replace(logprobs=logprobs)], [_call("{}", index=1)]))
+    assert first.feed(b"") == [Delta({}, None, 0, logprobs)]
+    assert first.close() == []
 
 
 def test_the_last_of_a_text_comes_before_the_end_of_its_choice() -> None:

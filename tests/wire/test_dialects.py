@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from wire.check_chat import check_chat
 from wire.compat_reply import CompatReply
-from wire.dialects import DIALECTS, Facets
+from wire.completions import check_completion
+from wire.dialects import DIALECTS, WHILE_IT_WORKS, Facets
 from wire.errors import Fault, Garbled
 from wire.lines import MAX_LINE
 from wire.ollama_reply import OllamaReply
@@ -60,8 +62,23 @@ def test_an_answer_is_continued_where_the_server_can_do_so(
 
 
 def test_patience_and_a_promise_to_go_on_are_facts_about_deepseek_alone() -> None:
-    assert {name: row.patience for name, row in PROFILES.items()} == {"compat": None, "deepseek": 300.0}
-    assert {name: bool(row.prefill_message) for name, row in PROFILES.items()} == {"compat": False, "deepseek": True}
+    assert {name: row.patience for name, row in PROFILES.items() if row.patience is not None} == {"deepseek": 300.0}
+    assert [name for name, row in PROFILES.items() if row.prefill_message] == ["deepseek"]
+
+
+def test_a_text_that_is_asked_for_as_a_whole_is_waited_for_longer() -> None:
+    chat, completion = (DIALECTS["openai"].operations[name].first_token_times for name in ("chat", "completions"))
+    plain, llama = Facets(), Facets(profile="llama_cpp_python")
+    for stream in (False, True):
+        asked = check_chat({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": stream})
+        assert chat(asked, plain) == 1
+        assert chat(asked, llama) == (1 if stream else WHILE_IT_WORKS)
+        begun = check_completion({"model": "m", "prompt": "Hi", "stream": stream})
+        assert completion(begun, plain) == 1
+        assert completion(begun, llama) == (1 if stream else WHILE_IT_WORKS)
+    best = check_completion({"model": "m", "prompt": "Hi", "best_of": 2})
+    assert completion(best, plain) == WHILE_IT_WORKS
+    assert DIALECTS["ollama"].operations["chat"].first_token_times(asked, plain) == 1
 
 
 def test_every_dialect_names_the_media_type_of_its_streams() -> None:

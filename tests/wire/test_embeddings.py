@@ -198,6 +198,12 @@ def test_base64_is_little_endian_float32_and_numbers_come_back_from_it() -> None
     assert in_numbers(numbers) is numbers
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_has_no_place_in_json(odd: float) -> None:
+    with pytest.raises(Garbled, match="cannot be read"):
+        in_numbers(in_base64([1.0, odd, 2.0]))
+
+
 def test_a_model_that_makes_no_embeddings_is_the_callers_to_change() -> None:
     fault = rejection(501, b'{"error":"this model does not support embeddings"}')
     assert isinstance(fault, Untranslatable)

@@ -11,10 +11,12 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from wire.answer import Opening, StreamedAnswer, WholeAnswer
 from wire.check_chat import check_chat
+from wire.compat_reply import CompatReply
 from wire.errors import DONE, Cut
 from wire.fold import Fold
 from wire.legacy import answers_functions, old_param
 from wire.openai import FINISHED, ChatRequest, Delta, Json, Reading
+from wire.profiles import PROFILES
 from wire.surfaces import CHAT
 
 HI: Json = {"role": "user", "content": "Hi"}
@@ -61,6 +63,18 @@ def test_calls_and_results_of_the_history_find_each_other() -> None:
     assert not answers_functions(request)
 
 
+def test_a_call_that_is_said_in_both_ways_keeps_the_one_with_its_id() -> None:
+    function = {"name": "now", "arguments": "{}"}
+    calls = [{"id": "call__0_now", "type": "function", "function": function}]
+    turn = {"role": "assistant", "content": "", "tool_calls": calls, "function_call": function}
+    result = {"role": "tool", "tool_call_id": "call__0_now", "content": "noon"}
+    request = check_chat({"model": "chat", "messages": [HI, turn, result]})
+    assert request.body["messages"] == [HI, {"role": "assistant", "content": "", "tool_calls": calls}, result]
+    assert "function_call" in turn
+    only_old = check_chat({"model": "chat", "messages": [HI, turn | {"tool_calls": []}]})
+    assert only_old.body["messages"][1]["tool_calls"][0]["id"] == "call_1"
+
+
 def test_what_is_null_is_not_said() -> None:
     message = {"role": "assistant", "content": "Hi", "function_call": None, "tool_calls": None}
     body = {"model": "chat", "messages": [HI, message], "functions": None, "function_call": None}
@@ -85,6 +99,25 @@ def test_a_fault_names_what_the_caller_wrote() -> None:
 
 
 # -- the answer
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_function_call_of_the_servers_is_read_by_whoever_asked_with_functions(both: bool) -> None:
+    said: Json = {"function_call": CALL}
+    if both:
+        said["tool_calls"] = [{"index": 0, "id": "a", "type": "function", "function": CALL}]
+    chunk = {"choices": [{"index": 0, "delta": said, "finish_reason": "function_call"}]}
+    reply = CompatReply(lambda: "call_made", PROFILES["compat"], "text/event-stream")
+    readings = reply.feed(b"data: " + orjson.dumps(chunk) + b"\n\n" + DONE)
+    choice = orjson.loads(CHAT.whole(_opening(stream=False)).write(readings))["choices"][0]
+    assert (choice["message"]["function_call"], choice["finish_reason"]) == (CALL, "function_call")
+    assert "tool_calls" not in choice["message"]
+    tools = {"model": "chat", "messages": [HI], "tools": [{"type": "function", "function": NOW}]}
+    choice = orjson.loads(CHAT.whole(_opening(stream=False, body=tools)).write(readings))["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert call == {"id": "a" if both else "call_made", "type": "function", "function": CALL}
+    assert choice["finish_reason"] == "tool_calls"
+    assert "function_call" not in choice["message"]
 
 
 def _opening(*, stream: bool, body: Json = BODY) -> Opening:

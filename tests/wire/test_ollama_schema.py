@@ -56,11 +56,22 @@ def test_a_schema_nested_deeper_than_any_honest_one_is_refused(key: str) -> None
     for _ in range(300):
         inner: Any = {"x": schema} if key == "properties" else [schema] if key.endswith("Of") else schema
         schema = {key: inner}
-    if key == "allOf":
-        assert native_parameters({"properties": {"x": schema}}, WHERE).schema["properties"] == {"x": {"type": "string"}}
-    else:
-        with pytest.raises(BadRequest, match="levels deep"):
-            native_parameters({"properties": {"x": schema}}, WHERE)
+    with pytest.raises(BadRequest, match="levels deep"):
+        native_parameters({"properties": {"x": schema}}, WHERE)
+
+
+def test_references_within_all_of_lead_no_deeper_than_that_either() -> None:
+    defs: Json = {"d20": {"type": "string"}}
+    for number in reversed(range(20)):
+        schema = _ref(f"d{number + 1}")
+        for _ in range(90):
+            schema = {"allOf": [schema]}
+        defs[f"d{number}"] = schema
+    with pytest.raises(BadRequest, match="levels deep"):
+        native_parameters({"properties": {"x": _ref("d0")}, "$defs": defs}, WHERE)
+    assert native_parameters({"properties": {"x": _ref("d19")}, "$defs": defs}, WHERE).schema["properties"] == {
+        "x": {"type": "string"}
+    }
 
 
 def test_a_grammar_of_a_schema_nested_so_deeply_is_left_to_the_server() -> None:

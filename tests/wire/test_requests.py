@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from dataclasses import fields, replace
+from time import process_time
 
 import orjson
 import pytest
@@ -21,7 +22,8 @@ from wire.profiles import PROFILES
 
 REFUSED = [case for case in cases("requests") if case.file == "refused"]
 ACCEPTED = [case for case in cases("requests") if case.file == "accepted"]
-TRANSLATED = [*cases("chat_to_ollama"), *cases("chat_to_deepseek"), *cases("chat_to_compat")]
+LLAMA = cases("chat_to_llama_cpp_python")
+TRANSLATED = [*cases("chat_to_ollama"), *cases("chat_to_deepseek"), *cases("chat_to_compat"), *LLAMA]
 
 
 def _raw(case: Case) -> bytes:
@@ -62,7 +64,8 @@ def test_an_odd_request_passes(case: Case) -> None:
     request = _checked(case)
     assert request.body == parse_body(_raw(case))
     known = {field.name: getattr(request, field.name) for field in fields(request)}
-    for name in ("body", "origin", "lost", "fetched", "unfetched", "thoughts"):  # the request itself, and what is learnt later
+    # The request itself, and what is learnt later.
+    for name in ("body", "origin", "lost", "fetched", "unfetched", "thoughts"):
         del known[name]
     assert known == case.common["gives"] | case.row["gives"]
 
@@ -123,3 +126,12 @@ def test_arguments_nested_deeper_than_can_be_written_are_refused() -> None:
     request = check_chat({"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]})
     with pytest.raises(BadRequest, match="nested too deeply"):
         to_ollama(request, "m", num_ctx=None, keep_alive=None)
+
+
+def test_long_lists_of_tools_are_checked_in_linear_time() -> None:
+    names = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(8_000)]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": names}}
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": names, "tool_choice": choice}
+    before = process_time()
+    check_chat(body)
+    assert process_time() - before < 1

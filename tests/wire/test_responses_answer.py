@@ -520,6 +520,43 @@ def test_logprobs_without_a_text_are_not_lost() -> None:
     assert [token["bytes"] for token in part["logprobs"]] == [[1]]
 
 
+def test_logprobs_of_a_thought_are_not_those_of_the_text() -> None:
+    """Ollama gives them with every line, and with lines that hold no text yet."""
+
+    def token(text: str) -> Json:
+        return {"content": [{**TOKEN, "token": text}]}
+
+    pieces: list[Reading] = [
+        Delta({"reasoning_content": "Hm"}, None, 0, token("Hm")),
+        Delta({}, None, 0, token("m")),
+        Delta({"reasoning_content": "mm"}, None, 0, token("mm")),
+        Delta({}, None, 0, token("</think>")),
+        Delta({"content": "A"}, None, 0, token("A")),
+        *_end(),
+    ]
+    found = streamed(pieces, include=["message.output_text.logprobs"])
+    reasoning, message = replayed(found)
+    assert reasoning["content"][0]["text"] == "Hmmm"
+    assert [one["token"] for one in message["content"][0]["logprobs"]] == ["</think>", "A"]
+
+
+CITED: Json = {"url": "https://a.test/b", "title": "B", "start_index": 0, "end_index": 1}
+
+
+@pytest.mark.parametrize("before", [[], _text("A"), [Delta({"reasoning_content": "Hm"})]])
+def test_the_sources_of_a_text_are_told_in_their_places(before: list[Reading]) -> None:
+    odd: list[Json] = [{"type": "url_citation"}, {"type": "other"}]
+    cited = {"type": "url_citation", "url_citation": CITED}
+    none = Delta({"annotations": 5})
+    pieces = [*before, Delta({"annotations": [cited, *odd]}), none, Delta({"annotations": [cited]}), *_end()]
+    found = streamed(pieces)
+    for event in found:
+        _check_event(event)
+    part = replayed(found)[-1]["content"][0]
+    assert part["annotations"] == [{"type": "url_citation", **CITED}] * 2
+    assert whole(pieces)["output"][-1]["content"] == [part]
+
+
 # -- ends
 
 

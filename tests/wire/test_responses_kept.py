@@ -134,6 +134,7 @@ def test_twenty_are_listed_unless_more_are_asked_for() -> None:
         ({"limit": "-1"}, "limit"),
         ({"limit": "two"}, "limit"),
         ({"limit": "²"}, "limit"),
+        ({"limit": "9" * 5000}, "limit"),
         ({"limit": ""}, "limit"),
         ({"order": "up"}, "order"),
     ],

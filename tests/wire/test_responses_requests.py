@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from time import process_time
 from typing import Any
 
 import orjson
@@ -171,6 +172,30 @@ def test_of_a_conversation_no_text_and_no_call_is_lost_and_every_call_is_followe
     for number, message in enumerate(messages):
         made = [call["id"] for call in message.get("tool_calls", ())]
         assert [after["tool_call_id"] for after in messages[number + 1 : number + 1 + len(made)]] == made
+
+
+def test_long_turns_and_long_lists_of_tools_are_read_in_linear_time() -> None:
+    thought = {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "Hm" * 9}],
+    }
+    call = {"type": "function_call", "call_id": "a", "name": "f0", "arguments": "{}"}
+    turn = [call, *[{"role": "assistant", "content": "A"}, thought] * 20_000]
+    tools = [{"type": "function", "name": f"f{number}"} for number in range(5_000)]
+    body: Json = {
+        "model": "m",
+        "input": [*turn, {"type": "function_call_output", "call_id": "a", "output": "x"}],
+        "tools": tools,
+        "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": tools},
+    }
+    before = process_time()
+    request = check_responses(body)
+    assert process_time() - before < 2
+    said, _ = request.body["messages"]
+    assert len(said["content"]) == 20_000
+    assert said["reasoning_content"].count("\n") == 19_998  # what came after the last text led to nothing
 
 
 def test_what_the_request_holds_is_known() -> None:

@@ -183,6 +183,12 @@ def test_an_answer_that_fits_passes_as_it_came() -> None:
     assert found == [Delta({"reasoning_content": "h"}), _text('{"a"'), _text(":1}"), usage, STOP, FINISHED]
 
 
+def test_logprobs_that_come_with_the_end_are_told_once() -> None:
+    logprobs = {"content": [{"token": "}", "logprob": -1.0}]}
+    found = _read(OBJECT, [_text("{}"), Delta({}, "stop", 0, logprobs), FINISHED])
+    assert found == [_text("{}"), Delta({}, None, 0, logprobs), STOP, FINISHED]
+
+
 def test_an_answer_that_does_not_fit_ends_in_a_fault_before_it_looks_complete() -> None:
     *before, fault = _read(OBJECT, [_text("Sure"), Delta({"content": "!"}, "stop")], [Usage({}), FINISHED, STOP])
     assert before == [_text("Sure"), _text("!"), Usage({})]
