@@ -106,6 +106,10 @@ class Switchboard(Protocol):
         """Says that a call has its answer, though the reply may not have ended yet."""
         ...
 
+    def give_up_opening(self, command: GetHttpConnection) -> CommandGenerator[None]:
+        """Ends the waiting for a connection."""
+        ...
+
     def fan_out(self, stream: CallerStream) -> Fan:
         """The parts of a call that is asked in parts."""
         ...

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import orjson
@@ -17,7 +17,7 @@ import uvloop
 from loguru import logger
 
 from addons.explain import SURFACES, explain, offline, shown
-from addons.logs import set_up_logging
+from addons.logs import one_line, set_up_logging
 from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
@@ -27,11 +27,15 @@ from rules.decide import Rules
 from wire.check import parse_body
 from wire.errors import BadRequest
 
+if TYPE_CHECKING:
+    from loguru import Message
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="A gateway where api.openai.com is expected: OpenAI calls to local models and to DeepSeek.",
+    epilog="scripts/run without a command means run: scripts/run --port 9000. Each command has a --help of its own.",
 )
 
 RulesOption = Annotated[
@@ -125,6 +129,14 @@ async def _try(rules: Rules, prompt: str, model: str) -> None:
     key = next((token.get_secret_value().strip() for token in rules.file.proxy.auth.tokens), "none")
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": prompt}]}
     failed = False
+    ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def note(message: Message) -> None:
+        if not ended.done():
+            ended.set_result(message.record["extra"])
+
+    # The log's line of the call has the whole story; the answer's headers were sent at its beginning.
+    sink = logger.add(note, level="INFO", filter=lambda record: "request_id" in record["extra"])
     try:
         async with (
             httpx.AsyncClient(timeout=httpx.Timeout(None), trust_env=False) as client,
@@ -136,14 +148,16 @@ async def _try(rules: Rules, prompt: str, model: str) -> None:
             ) as answer,
         ):
             failed = await _show(answer)
+        _show_route(answer, await asyncio.wait_for(ended, 5))
     finally:
+        logger.remove(sink)
         await gateway.stop(drain=0)
     if failed:
         raise SystemExit(1)
 
 
 async def _show(answer: httpx.Response) -> bool:
-    """Prints an answer as it comes, then its route. True where it failed."""
+    """Prints an answer as it comes. True where it failed."""
     failed = answer.status_code != 200
     if failed:
         await answer.aread()
@@ -167,12 +181,20 @@ async def _show(answer: httpx.Response) -> bool:
                 thinking = False
             for call in delta.get("tool_calls", ()):
                 print(f"[calls {call['function'].get('name')}({call['function'].get('arguments')})]", end="")
-    rule, target = answer.headers.get("x-gateway-rule"), answer.headers.get("x-gateway-target")
-    print(f"\n\nroute: {rule or 'no rule'} → {target or 'nobody'}")
+    return failed
+
+
+def _show_route(answer: httpx.Response, fields: dict[str, Any]) -> None:
+    """Prints the way that a call took, by what the log says of it (summary() of addons/response.py)."""
+    route = f"route: {fields['rule'] or 'no rule'} → {fields['target'] or 'nobody'}"
+    if fields["target"] is not None and "failed" in fields:  # otherwise the error has told it
+        route += (
+            f", after: {'; '.join(dict.fromkeys(fields['failed']))}{' (continued)' if 'continued' in fields else ''}"
+        )
+    print(f"\n\n{one_line(route)}")
     for name, label in (("x-gateway-skipped", "skipped"), ("x-gateway-dropped", "dropped")):
         if name in answer.headers:
             print(f"{label}: {answer.headers[name]}")
-    return failed
 
 
 async def _nothing() -> AsyncIterator[str]:
@@ -185,7 +207,8 @@ def check(rules: RulesOption = None) -> None:
     """Read the rules file and report everything that is wrong with it."""
     loaded, _ = read_rules(rules, os.environ)
     file = loaded.file
-    print(f"The rules are sound: {len(file.providers)} providers, {len(file.models)} models, {len(file.rules)} rules.")
+    held = (len(file.providers), "provider"), (len(file.models), "model"), (len(file.rules), "rule")
+    print(f"The rules are sound: {', '.join(f'{count} {noun}{"s" * (count != 1)}' for count, noun in held)}.")
 
 
 @app.command(name="explain")
@@ -198,7 +221,8 @@ def explain_(
     client: Annotated[str, typer.Option(help="Who calls, as the rules name it.")] = ANONYMOUS,
     header: Annotated[list[str] | None, typer.Option(help="A header of the call, 'name: value'.")] = None,
     available: Annotated[
-        list[str] | None, typer.Option(help="A local model that is there, provider/model. Default: all of them.")
+        list[str] | None,
+        typer.Option(help="A local model that is there, provider/model; none: nothing is. Default: all of them."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the bodies in full.")] = False,
 ) -> None:

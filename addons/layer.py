@@ -118,7 +118,7 @@ class GatewayLayer(HttpLayer):
                     if isinstance(stream, GatewayStream):
                         yield from self.event_to_child(stream, LastCall(stream.stream_id))
                         if stream.connecting is not None:
-                            yield from self._give_up_opening(stream.connecting)
+                            yield from self.give_up_opening(stream.connecting)
             case events.ConnectionEvent() if event.connection not in self.connections:
                 pass  # the last words of a connection that we have let go
             case events.CommandCompleted() if event.command not in self.command_sources:
@@ -155,7 +155,7 @@ class GatewayLayer(HttpLayer):
             assert isinstance(stream, GatewayStream)
             if stream.connecting is not None:
                 if now >= stream.deadline or stream.is_doomed:
-                    yield from self._give_up_opening(stream.connecting)
+                    yield from self.give_up_opening(stream.connecting)
             elif not stream.paused:
                 yield from self.event_to_child(stream, Tick(stream.stream_id))
         self.earliest = min(
@@ -168,7 +168,7 @@ class GatewayLayer(HttpLayer):
         wait for the next one."""
         for stream in [*self.streams.values()]:
             if isinstance(stream, GatewayStream) and stream.connecting is not None and stream.is_doomed:
-                yield from self._give_up_opening(stream.connecting)
+                yield from self.give_up_opening(stream.connecting)
 
     def _set_alarm(self) -> CommandGenerator[None]:
         now = self.state.clock()
@@ -216,7 +216,7 @@ class GatewayLayer(HttpLayer):
         reply = (None, err) if err else (connection, None)
         yield from self.event_to_child(stream, GetHttpConnectionCompleted(command, reply))
 
-    def _give_up_opening(self, command: GetHttpConnection) -> CommandGenerator[None]:
+    def give_up_opening(self, command: GetHttpConnection) -> CommandGenerator[None]:
         """The other side did not take the connection in time."""
         for connection, waiting in [*self.waiting_for_establishment.items()]:
             # Two calls to one address wait with commands that are equal.

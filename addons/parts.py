@@ -227,7 +227,10 @@ class PartStream(GatewayStream):
         assert self.exchange is not None
         self.state.let_go(self.exchange)
         self.exchange.ended = True
-        if not self.paused:
+        if self.connecting is not None:
+            # The clock may look no more: with the caller's connection all wake-ups are gone.
+            yield from self.switchboard.give_up_opening(self.connecting)
+        elif not self.paused:
             yield from self.drop()
 
     def drop(self) -> CommandGenerator[None]:

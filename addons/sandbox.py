@@ -2,13 +2,14 @@
 
 It speaks on loopback exactly as Ollama does, so that a call to it takes the same way as a call to a real model. It is
 deterministic, paced like a model, and says in every answer that it is the sandbox. Its embeddings know words and no
-meaning: texts are near each other as far as they share words.
+meaning: texts are near each other as far as they share words. What `format` asks for it answers with an example.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import re
 import struct
@@ -23,10 +24,11 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+from addons.example import example
 from wire.openai import Json
 
 MAX_BODY = 64 * 1024 * 1024
-CAPABILITIES = ("completion", "tools", "insert", "embedding")
+CAPABILITIES = ("completion", "tools", "insert", "vision", "audio", "embedding")
 EMBEDDING_LENGTH = 256
 _CONTINUATION = " - so it goes on, says unigate's sandbox model, which is not a real one."
 
@@ -97,16 +99,21 @@ def answer_words(request: Json) -> Iterator[Json]:
     tools = request.get("tools")
     if MODELS[name].thinks and request.get("think") is not False:
         yield from ({"thinking": word} for word in _words(f"The user says {len(said)} characters. I say them back."))
-    if tools and last.get("role") == "user":
+    form = request.get("format")
+    if tools and last.get("role") == "user" and not isinstance(form, dict):
         function = tools[0]["function"]
-        match function.get("parameters"):
-            case {"properties": dict(properties)}:
-                arguments = {key: _example(key, spec) for key, spec in properties.items()}
-            case _:
-                arguments = {}
+        parameters = function.get("parameters")
+        schema = {**parameters, "type": "object"} if isinstance(parameters, dict) else {"type": "object"}
+        arguments = example(schema, "arguments")
         yield {"tool_calls": [{"function": {"index": 0, "name": function["name"], "arguments": arguments}}]}
         return
-    if last.get("role") == "tool":
+    if isinstance(form, dict):
+        # One that has its result gives its answer, where it may do either.
+        avoid = _is_call if last.get("role") == "tool" else _is_no_call
+        text = json.dumps(example(form, "answer", avoid=avoid), ensure_ascii=False)
+    elif form == "json":
+        text = json.dumps({"said": f"You said: {said}", "by": "unigate's sandbox model"}, ensure_ascii=False)
+    elif last.get("role") == "tool":
         text = f"This is unigate's sandbox model, not a real one. The tool {last.get('tool_name')} said: {said}"
     else:
         text = f"This is unigate's sandbox model, not a real one. You said: {said}"
@@ -135,22 +142,17 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\S+\s*|\s+", text)
 
 
-def _example(name: str, schema: Any) -> Any:
-    """A value that fits a property's schema, always the same."""
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    if isinstance(schema, dict) and isinstance(schema.get("enum"), list) and schema["enum"]:
-        return schema["enum"][0]
-    match kind:
-        case "integer" | "number":
-            return 1
-        case "boolean":
+def _is_call(schema: Json) -> bool:
+    """Whether it is the schema of a call, as the gateway writes them (wire/ollama_format.py)."""
+    match schema:
+        case {"properties": {"name": {"const": str()}, "arguments": _}}:
             return True
-        case "array":
-            return []
-        case "object":
-            return {}
         case _:
-            return f"sandbox {name}"
+            return False
+
+
+def _is_no_call(schema: Json) -> bool:
+    return not _is_call(schema)
 
 
 class _Handler(RequestHandler):

@@ -2,7 +2,8 @@
 
 PyYAML alone would take the last of two equal keys and forget the lines, so the file is read as nodes: values are built
 from them here, `${NAME}` is filled in, and pydantic's complaints are led back to the line that caused them. Values are
-never repeated in a fault: they may be secrets. A mistyped target is, but only where the file itself spells it.
+not repeated in a fault where they may be secrets: a mistyped target is, but only where the file itself spells it, and
+what stands for a number is, if it is too short for a key (complaints.py).
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from rules.complaints import Path, words_of
 from rules.decide import Rules, compile_rules
 from rules.prices import is_for
-from rules.schema import RulesFile, day, near
-
-type Path = tuple[str | int, ...]
+from rules.schema import Provider, RulesFile, day, near
 
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BRACE = """; a `{` begins a mapping here: write the whole text in quotes, as "ollama/{model}" or "${NAME}\""""
+_PLACEHOLDER = re.compile(r"[{}]")
+_OF_OLLAMA = ("num_ctx", "context_memory", "keep_alive")
 _MAX_NODES = 100_000
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError)
 """What PyYAML raises for a value that its tag does not fit: `!!bool maybe` is a KeyError."""
@@ -75,14 +78,15 @@ def load_rules(
         )
     found = [
         *_dangling(value, reader),
-        *_meaning(value, reader.lines, set(profiles)),
+        *_of_providers(value, reader, list(profiles)),
+        *_meaning(value, reader.lines),
         *_of_strategies(value, reader),
         *_of_prices(value, reader),
     ]
     try:
         file = RulesFile.model_validate(value)
     except ValidationError as error:
-        found += [_schema_fault(item, reader.lines) for item in error.errors(include_input=False, include_url=False)]
+        found += [_schema_fault(item, value, reader) for item in error.errors(include_input=False, include_url=False)]
         raise RulesError(name, reader.and_other(found)) from None
     faults = reader.and_other(found)
     if faults:
@@ -100,8 +104,8 @@ class _Reader:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.lines: dict[Path, int] = {}
         self.faults: list[FileFault] = []
-        self.filled: set[Path] = set()
-        """Values that came, at least in part, from the environment."""
+        self.filled: dict[Path, list[str]] = {}
+        """Values that may come, at least in part, from the environment, and the variables that they did come from."""
         self._holes: list[str] = []
         """Places whose value could not be had: one complaint about each is enough."""
         self._environment = environment
@@ -162,7 +166,7 @@ class _Reader:
             self._hole(node.start_mark.line + 1, path, "this value cannot be read")
             return None
         if isinstance(value, str) and "${" in value:
-            self.filled.add(path)
+            self.filled[path] = []
             return _VARIABLE.sub(lambda match: self._variable(match, node.start_mark.line + 1, path), value)
         return value
 
@@ -172,6 +176,8 @@ class _Reader:
             self._hole(line, path, "a variable is written ${NAME} or ${NAME:-default}, and not one inside another")
             return ""
         value = self._environment.get(name)
+        if value:
+            self.filled[path].append(name)
         if separator:
             return value or default
         if value is None:
@@ -195,47 +201,24 @@ class _Reader:
 def _syntax_fault(error: yaml.YAMLError) -> FileFault:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        return FileFault(error.problem_mark.line + 1, "", f"this is not YAML: {reason}")
+        hint = _BRACE if reason.endswith("got '{'") else ""
+        return FileFault(error.problem_mark.line + 1, "", f"this is not YAML: {reason}{hint}")
     return FileFault(0, "", "this is not YAML text")
 
 
-def _schema_fault(item: Any, lines: Mapping[Path, int]) -> FileFault:
+def _schema_fault(item: Any, value: dict[str, Any], reader: _Reader) -> FileFault:
     """One of pydantic's complaints, in the words of the file."""
     path: Path = tuple(item["loc"])
-    if path[-1:] == ("[key]",) and path not in lines:  # pydantic's way to say that the key itself is meant
+    if path[-1:] == ("[key]",) and path not in reader.lines:  # pydantic's way to say that the key itself is meant
         path = path[:-1]
-    line = _line(path, lines)
-    match item["type"]:
-        case "extra_forbidden":
-            known = _fields_at(path[:-1])
-            meant = near(str(path[-1]), known)
-            return FileFault(line, _dotted(path), f"unknown key{meant or f'; known here: {_words(known)}'}")
-        case "missing":
-            return FileFault(line, _dotted(path), "is missing")
-        case "literal_error":
-            return FileFault(line, _dotted(path), f"must be one of {item['ctx']['expected']}")
-        case "model_type" | "dict_type":
-            return FileFault(line, _dotted(path), f"must be a mapping of {_words(_fields_at(path)) or 'names'}")
-        case "tuple_type":
-            return FileFault(line, _dotted(path), "must be a list")
-        case "too_short":
-            return FileFault(line, _dotted(path), "needs at least one entry")
-        case _:
-            message = str(item["msg"]).removeprefix("Value error, ")
-            return FileFault(line, _dotted(path), message[:1].lower() + message[1:])
-
-
-def _fields_at(path: Path) -> list[str]:
-    """The keys that the schema knows at a place."""
-    kind: Any = RulesFile
+    written: Any = value
+    place: Path = ()
     for step in path:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = kind.model_fields[str(step)].annotation
-        else:
-            kind = [inner for inner in get_args(kind) if inner is not Ellipsis][-1]  # the items of a tuple or dict
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return []
-    return [field.alias or name for name, field in kind.model_fields.items()]
+        if not isinstance(written, dict if isinstance(step, str) else list) or (*place, step) not in reader.lines:
+            break  # one entry where a list would do as well, or what is missing
+        written, place = cast(Any, written)[step], (*place, step)
+    message = words_of(item, path, written, reader.filled.get(place, ()))
+    return FileFault(_line(path, reader.lines), _dotted(path), message)
 
 
 def _dangling(value: dict[str, Any], reader: _Reader) -> list[FileFault]:
@@ -248,6 +231,10 @@ def _dangling(value: dict[str, Any], reader: _Reader) -> list[FileFault]:
     for path, entry, may_be_model in _entries(value, virtual):
         name, slash, model = entry.partition("/")
         if slash and name in known and model:
+            if path[0] != "prices" and _PLACEHOLDER.search(model.replace("{model}", "")):
+                said = "it" if path in reader.filled else f"'{entry}'"
+                message = f"{said} has another placeholder than {{model}}; the only placeholder is {{model}}"
+                faults.append(FileFault(_line(path, reader.lines), _dotted(path), message))
             continue
         if not slash and may_be_model and entry in virtual:
             continue
@@ -291,7 +278,33 @@ def _names_in(value: Any, path: Path, *, may_be_model: bool) -> Iterable[tuple[P
                 yield (*path, number), item, may_be_model
 
 
-def _meaning(value: dict[str, Any], lines: Mapping[Path, int], profiles: set[str]) -> list[FileFault]:
+def _of_providers(value: dict[str, Any], reader: _Reader, profiles: Iterable[str]) -> Iterator[FileFault]:
+    """Providers that lack something, or say what nobody would read. Looks at raw values, as _dangling() does."""
+    named = [profile for profile in profiles if profile != Provider.model_fields["profile"].default]
+
+    def fault(path: Path, message: str) -> FileFault:
+        return FileFault(_line(path, reader.lines), _dotted(path), message)
+
+    for name, provider in _mapping(value.get("providers")).items():
+        path: Path = ("providers", name)
+        facts = _mapping(provider)
+        dialect, profile = facts.get("dialect"), facts.get("profile")
+        if "/" in name:
+            yield fault(path, "a provider's name has no slash")
+        if isinstance(profile, str) and profile not in profiles:
+            known = f"known: {', '.join(named)}; leave it out for any other server"
+            yield fault((*path, "profile"), f"there is no such profile{near(profile, named)}; {known}")
+        elif "profile" in facts and dialect in ("ollama", "sandbox"):
+            yield fault((*path, "profile"), "only a provider of dialect openai has a profile; leave it out")
+        if dialect in ("ollama", "openai") and not facts.get("urls"):
+            yield fault((*path, "urls"), "it needs an address, such as urls: [http://127.0.0.1:11434]")
+        for key in facts.keys() & _OF_OLLAMA if dialect in ("openai", "sandbox") else ():
+            yield fault((*path, key), "only a provider of dialect ollama has it; leave it out")
+        for key in facts.keys() & {"urls", "key"} if dialect == "sandbox" else ():
+            yield fault((*path, key), "the sandbox is built in: it has no address and no key; leave it out")
+
+
+def _meaning(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFault]:
     """What is well-formed and still cannot be meant. Looks at raw values, as _dangling() does."""
     faults: list[FileFault] = []
 
@@ -299,15 +312,6 @@ def _meaning(value: dict[str, Any], lines: Mapping[Path, int], profiles: set[str
         faults.append(FileFault(_line(path, lines), _dotted(path), message))
 
     providers = _mapping(value.get("providers"))
-    for name, provider in providers.items():
-        if "/" in name:
-            say(("providers", name), "a provider's name has no slash")
-        facts = _mapping(provider)
-        profile = facts.get("profile")
-        if isinstance(profile, str) and profile not in profiles:
-            say(("providers", name, "profile"), f"there is no such profile{near(profile, profiles)}")
-        if facts.get("dialect") in ("ollama", "openai") and not facts.get("urls"):
-            say(("providers", name, "urls"), "it needs an address, such as urls: [http://127.0.0.1:11434]")
     written = value.get("rules")
     rules = written if isinstance(written, list) else []
     first: dict[str, int] = {}
@@ -409,7 +413,3 @@ def _dotted(path: Path) -> str:
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
-
-
-def _words(words: Iterable[str]) -> str:
-    return ", ".join(words)

@@ -10,9 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
-from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +24,7 @@ from pydantic import (
 )
 
 from rules.health import DEFAULT_ON, GROUPS, KINDS
+from rules.hosts import open_host, url
 
 
 class _Noun(BaseModel):
@@ -39,9 +38,11 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
-        if match is None:
-            raise ValueError("a duration is a number with a unit, such as 250ms, 5s, 30m or 1h")
-        return float(match[1]) * _UNITS[match[2]]
+        value = float(match[1]) * _UNITS[match[2]] if match else None
+    if type(value) not in (int, float):
+        raise ValueError("a duration is a number with a unit, such as 250ms, 5s, 30m or 1h")
+    if not 0 < value < 1e14:
+        raise ValueError("a duration is more than nothing, and ends; such as 250ms, 5s, 30m or 1h")
     return value
 
 
@@ -52,20 +53,6 @@ def _size(value: Any) -> Any:
     # Looked at before pydantic does, whose complaint repeats the unit.
     if _SIZE.fullmatch(str(value)) is None:
         raise ValueError("a size is a number with a unit, such as 64KiB or 32MiB")
-    return value
-
-
-def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    extras = parts.query or parts.fragment or any(char.isspace() for char in value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or extras:
-        raise ValueError("a URL is http:// or https://, a host and maybe a port and a path")
-    if parts.username or parts.password:
-        raise ValueError("a URL holds no user name and no password; put the secret into `key`")
     return value
 
 
@@ -114,6 +101,7 @@ def _as_list(value: Any) -> Any:
 
 
 _STATUS = re.compile(r"status_[345](?:[0-9][0-9]|xx)")
+_OTHER_STATUS = re.compile(r"status_[0-9](?:[0-9]{2,}|xx)")
 _KINDS = (*sorted({*KINDS, *GROUPS}), "status_429", "status_503", "status_3xx", "status_4xx", "status_5xx")
 """What is worth naming to a person who mistyped a kind of failure."""
 
@@ -146,6 +134,8 @@ def _kind(value: str) -> str:
     if status != value and status in _NEVER:
         raise ValueError(f"a {status} {_NEVER[status]}")
     if value not in KINDS and value not in GROUPS and _STATUS.fullmatch(value) is None:
+        if _OTHER_STATUS.fullmatch(value):
+            raise ValueError("there is no such kind of failure; a status is 300 to 599, or 3xx, 4xx, 5xx")
         raise ValueError(f"there is no such kind of failure{near(value, _KINDS) or f'; there are {", ".join(_KINDS)}'}")
     return value
 
@@ -167,6 +157,7 @@ def day(value: Any) -> date:
 
 
 _WORDS_OF_CONTEXT = ("auto", "none")
+_THOUSANDS = re.compile(r"\s*([1-9][0-9]{0,4})\s*ki?b?\s*", re.IGNORECASE)
 
 
 def _context(value: Any) -> Any:
@@ -177,7 +168,10 @@ def _context(value: Any) -> Any:
         value = int(word) if word.isascii() and word.isdigit() and len(word) <= 9 else value
     if type(value) is int and 4 <= value < 10**9:
         return value
-    meant = near(value, _WORDS_OF_CONTEXT) if isinstance(value, str) else ""
+    meant = ""
+    if isinstance(value, str):
+        thousands = _THOUSANDS.fullmatch(value)
+        meant = f"; write {int(thousands[1]) * 1024}" if thousands else near(value, _WORDS_OF_CONTEXT)
     raise ValueError(f"a context is a number of tokens, 4 or more, or auto, or none{meant}")
 
 
@@ -192,21 +186,27 @@ def _all_reachable(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE)
+_SPAN = re.compile(r"[+-]?((?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(?:ns|us|µs|μs|ms|s|m|h))+")
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 
 
-def _open_host(value: str) -> str:
-    """A name in lower case, or an address or a network as ipaddress writes it."""
-    text = value.strip().lower().rstrip(".")
-    try:
-        return str(ip_network(text.strip("[]").replace("%", " ")))  # no interface of this machine's
-    except ValueError:
-        pass
-    if "/" in text and _HOST.fullmatch(text.partition("/")[0]):
-        raise ValueError("a network ends in zeros, such as 10.1.0.0/16; of a URL only the host is written")
-    if _HOST.fullmatch(text) is None or text.replace(".", "").isdigit():
-        raise ValueError("write a host name, an address, or a network such as 10.1.0.0/16")
-    return text
+def _span(value: Any) -> Any:
+    """A duration as Go reads it, which Ollama gets word for word. A number means seconds: Go wants their unit."""
+    text = str(value).strip() if type(value) in (str, int, float) else ""
+    if _NUMBER.fullmatch(text):
+        return f"{text}s"
+    if value is None or (isinstance(value, str) and _SPAN.fullmatch(text)):
+        return value if value is None else text
+    raise ValueError("how long a model stays loaded is a duration such as 5m or 1h30m, 0 for not at all, -1 for ever")
+
+
+_RULE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def _rule_name(value: str) -> str:
+    if _RULE_NAME.fullmatch(value) is None:
+        raise ValueError("a name is 1 to 64 letters, digits, '_', '.' or '-'")
+    return value
 
 
 Context = Annotated[int | Literal["auto", "none"], BeforeValidator(_context)]
@@ -216,9 +216,9 @@ Contexts = Annotated[
 Count = Annotated[int, Field(ge=1)]
 Kind = Annotated[str, BeforeValidator(_status), AfterValidator(_kind)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 Size = Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)]
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(url)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
@@ -257,7 +257,8 @@ class Provider(_Noun):
     `auto`: what the model can have and its memory allows; `none`: not sent, the server's own default holds."""
     context_memory: Size = ByteSize(2 * 1024**3)
     """What the context of one model may take where its `num_ctx` is `auto`."""
-    keep_alive: str | None = None
+    keep_alive: Annotated[str | None, BeforeValidator(_span)] = None
+    """How long an Ollama server keeps a model loaded after a call, as Go writes durations; left out: its default."""
     parallel: Count | None = None
     """Calls that each of its models on each of its servers is given at once; left out: that of `admission`."""
     patience: Seconds | None = None
@@ -291,7 +292,7 @@ class When(_Noun):
 
 
 class Rule(_Noun):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, AfterValidator(_rule_name)]
     when: When = When()
     use: Names
     mid_stream: Literal["continue", "error"] | None = None
@@ -363,7 +364,7 @@ class Images(_Noun):
     """For all images of a call together."""
     redirects: Annotated[int, Field(ge=0, le=10)] = 3
     """That one image may take."""
-    allow: Annotated[tuple[Annotated[str, AfterValidator(_open_host)], ...], BeforeValidator(_as_list)] = ()
+    allow: Annotated[tuple[Annotated[str, AfterValidator(open_host)], ...], BeforeValidator(_as_list)] = ()
     """Host names, addresses and networks that may be asked although they are not public."""
 
 

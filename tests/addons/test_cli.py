@@ -94,7 +94,7 @@ def test_try_shows_thoughts_tells_what_was_skipped_and_uses_the_first_key(tmp_pa
 
 @pytest.mark.parametrize(("model", "out", "words"), [
     ("fail", "\n\nroute: all → nobody\n", "No target could answer: s/fail is overloaded (503), twice.\n"),
-    ("cut", "This is unigate's sandbox model, not a real one. You \n\nroute: all → s/cut\n", "\n"),
+    ("cut", "This is unigate's sandbox model, not a real one. You \n\nroute: all → nobody\n", "\n"),
     ("nope", "\n\nroute: all → nobody\n", "The model `nope` does not exist or you do not have access to it (s/nope "),
 ])  # fmt: skip
 def test_try_with_a_model_that_fails_says_why_and_is_a_failure(
@@ -108,10 +108,38 @@ def test_try_with_a_model_that_fails_says_why_and_is_a_failure(
     assert done.stdout.strip("\n") == out.strip("\n")
 
 
+def test_try_tells_the_whole_story_of_a_failover(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "providers: {s: {dialect: sandbox}}\nrules: [{name: demo, use: [s/fail, s/cut, s/echo]}]"
+    )
+    done = command("try", "hi")
+    assert (done.returncode, done.stderr) == (0, "")
+    said, *_, route = done.stdout.splitlines()
+    assert said == "This is unigate's sandbox model, not a real one. You said: hi"
+    before = "s/fail is overloaded (503); s/cut broke the connection off"
+    assert route == f"route: demo → s/echo, after: {before} (continued)"
+
+
+def test_explain_can_be_told_that_nothing_is_there(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "providers: {o: {dialect: ollama, urls: ['http://127.0.0.1:9']}, s: {dialect: sandbox}}\n"
+        "rules: [{name: local, when: {available: 'o/{model}'}, use: ['o/{model}']}, {name: rest, use: [s/echo]}]"
+    )
+    (tmp_path / "request.json").write_text('{"model": "m", "messages": [{"role": "user", "content": "hi"}]}')
+    taken, nothing = (command("explain", "request.json", *more) for more in ([], ["--available", "none"]))
+    assert (taken.returncode, nothing.returncode) == (0, 0)
+    head, _, rest = taken.stdout.partition("\nTargets")
+    assert "yes  local\n       where o/m is there, as it is taken to be; --available says what is" in head
+    assert "taken to be" not in rest
+    assert "yes  rest\n\nTargets" in nothing.stdout
+    assert "s/echo" in nothing.stdout
+    assert "taken to be" not in nothing.stdout
+
+
 def test_check_praises_good_rules_and_lists_every_fault_of_bad_ones(tmp_path: Path, command: Command) -> None:
     (tmp_path / "rules.yaml").write_text(SANDBOX)
     done = command("check")
-    assert (done.returncode, done.stdout) == (0, "The rules are sound: 1 providers, 0 models, 1 rules.\n")
+    assert (done.returncode, done.stdout) == (0, "The rules are sound: 1 provider, 0 models, 1 rule.\n")
     (tmp_path / "bad.yaml").write_text(
         "providers:\n  s: {dialect: nope}\nrules:\n  - {name: all, use: [t/x]}\nextra: 1\n"
     )
@@ -257,6 +285,7 @@ def test_every_command_explains_itself(words: list[str]) -> None:
         "everything that is wrong",
         "Show where a request would go",
         "as an Ollama server would",
+        "scripts/run without a command means run",
     ):
         if not words:
             assert word in " ".join(text.split())

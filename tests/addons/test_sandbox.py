@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
+import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
+import openai
+import pydantic
 import pytest
 
 from addons.sandbox import CAPABILITIES, EMBEDDING_LENGTH, MODELS, Sandbox, continuation, embedding
@@ -93,6 +97,36 @@ def test_it_calls_the_first_tool_with_arguments_that_fit_and_repeats_the_result(
     assert text(rows).endswith("The tool weather said: rain")
 
 
+CALL = {
+    "type": "object",
+    "properties": {"name": {"const": "weather"}, "arguments": {"$ref": "#/$defs/where"}},
+    "required": ["name", "arguments"],
+}
+REPORT = {
+    "type": "object",
+    "properties": {"rains": {"type": "boolean"}, "sum": {"type": "integer", "minimum": 7}},
+    "required": ["rains", "sum"],
+}
+EITHER = {"anyOf": [CALL, REPORT], "$defs": {"where": {"type": "object", "properties": {"city": {"enum": ["Oslo"]}}}}}
+RESULT = [*USER, {"role": "tool", "tool_name": "weather", "content": "rain"}]
+
+
+def test_where_a_format_asks_for_json_it_comes_in_pieces_and_says_who_speaks() -> None:
+    rows = chat(format="json")
+    assert json.loads(text(rows)) == {"said": "You said: hello there", "by": "unigate's sandbox model"}
+    assert len(rows) > 5
+    assert json.loads(text(chat(format=REPORT))) == {"rains": True, "sum": 7}
+    assert json.loads(text(chat(format="json", messages=RESULT, tools=[TOOL])))["said"] == "You said: rain"
+
+
+def test_where_a_format_lets_it_choose_it_calls_first_and_answers_once_it_has_the_result() -> None:
+    called = {"name": "weather", "arguments": {"city": "Oslo"}}
+    assert json.loads(text(chat(format=EITHER, tools=[TOOL]))) == called
+    assert json.loads(text(chat(format=EITHER, tools=[TOOL], messages=RESULT))) == {"rains": True, "sum": 7}
+    forced = {**CALL, "$defs": EITHER["$defs"]}
+    assert json.loads(text(chat(format=forced, tools=[TOOL], messages=RESULT))) == called
+
+
 @pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"properties": []}, "none"])
 def test_a_tool_without_parameters_is_called_without_arguments(parameters: object) -> None:
     function = {"name": "now"} if parameters == "none" else {"name": "now", "parameters": parameters}
@@ -117,6 +151,7 @@ def test_it_lists_and_shows_its_models() -> None:
     names = [row["name"] for row in ask("GET", "/api/tags").json()["models"]]
     assert names == [f"{name}:latest" for name in MODELS]
     assert ask("POST", "/api/show", {"model": "think:latest"}).json()["capabilities"] == [*CAPABILITIES, "thinking"]
+    assert {"vision", "audio", "tools"} < set(CAPABILITIES)  # or an image that it takes would be refused on the way
     assert ask("POST", "/api/show", {"model": "nope"}).json() == {"error": "model 'nope' not found"}
 
 
@@ -196,6 +231,52 @@ def test_its_embeddings_are_near_each_other_as_far_as_their_texts_share_words() 
 )
 def test_what_cannot_be_embedded_is_told_so(body: object, status: int) -> None:
     assert ask("POST", "/api/embed", body).status_code == status
+
+
+class Step(pydantic.BaseModel):
+    does: str = pydantic.Field(description="what is done", min_length=20)
+    takes: float = pydantic.Field(gt=2.5, le=3)
+
+
+class Plan(pydantic.BaseModel):
+    """What the SDK makes a strict schema of."""
+
+    title: str = pydantic.Field(pattern="^[A-Z][a-z]{2,5}-[0-9]+$")
+    kind: Literal["short", "long"]
+    steps: list[Step] = pydantic.Field(min_length=2)
+    first: Step | None
+    parts: list[Plan]
+    mark: Annotated[int, pydantic.Field(ge=40, multiple_of=7)]
+    due: datetime.date
+    number: uuid.UUID
+
+
+def test_an_sdk_parses_what_it_answers_to_a_schema_through_a_gateway() -> None:
+    asked: Any = [{"role": "user", "content": "Make a plan"}]
+    tool = openai.pydantic_function_tool(Step)
+    with (
+        Gateway(RULES) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client,
+    ):
+        plan = client.chat.completions.parse(model="fast", messages=asked, response_format=Plan)
+        assert isinstance(plan.choices[0].message.parsed, Plan)
+        assert isinstance(client.responses.parse(model="fast", input=asked, text_format=Plan).output_parsed, Plan)
+        loose = client.chat.completions.create(model="fast", messages=asked, response_format={"type": "json_object"})
+        assert "Make a plan" in json.loads(loose.choices[0].message.content or "")["said"]
+        called = client.chat.completions.parse(model="fast", messages=asked, response_format=Plan, tools=[tool])
+        calls = called.choices[0].message.tool_calls
+        assert calls is not None
+        (call,) = calls
+        assert isinstance(call.function.parsed_arguments, Step)
+        asked += [
+            called.choices[0].message.model_dump(include={"role", "content"})
+            | {"tool_calls": [{"id": call.id, "type": "function", "function": {"name": "Step", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": call.id, "content": "done"},
+        ]
+        told = client.chat.completions.parse(model="fast", messages=asked, response_format=Plan, tools=[tool])
+        assert isinstance(told.choices[0].message.parsed, Plan)
+        forced = client.chat.completions.parse(model="fast", messages=asked, tools=[tool], tool_choice="required")
+        assert [one.function.name for one in forced.choices[0].message.tool_calls or ()] == ["Step"]
 
 
 RULES = "providers: {s: {dialect: sandbox}}\nrules: [{name: all, use: ['s/{model}']}]\ndefaults: {timeouts: {first_token: 300ms}}"

@@ -393,6 +393,30 @@ def test_a_network_with_more_bits_than_its_mask_is_recognised() -> None:
         Images.model_validate({"allow": ["10.1.2.3/16"]})
 
 
+# --- how long a model stays loaded
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        *[("5m", "5m"), ("1h30m", "1h30m"), (" 1.5h ", "1.5h"), ("-1s", "-1s"), ("300ms", "300ms"), (None, None)],
+        *[(-1, "-1s"), (0, "0s"), (300, "300s"), ("-1", "-1s"), ("0", "0s"), (0.5, "0.5s")],
+    ],
+)
+def test_how_long_a_model_stays_loaded_has_a_unit_when_it_is_sent(written: Any, sent: str | None) -> None:
+    assert Provider.model_validate({"dialect": "ollama", "keep_alive": written}).keep_alive == sent
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "forever", "5 minutes", "5 m", "5d", "m", "1h30", "--1s", "1e3", ".s", True, [], {}, float("inf"), SECRET],
+)
+def test_other_times_of_staying_loaded_are_refused_and_never_repeated(written: Any) -> None:
+    with pytest.raises(ValidationError, match="how long a model stays loaded is a duration") as caught:
+        Provider.model_validate({"dialect": "ollama", "keep_alive": written})
+    assert SECRET not in str(caught.value)
+
+
 # --- numbers that must make sense
 
 

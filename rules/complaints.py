@@ -1,0 +1,143 @@
+"""pydantic's complaints about rules.yaml, in the words of the file: what stands there, and what would be right.
+
+A value is repeated only where a number, a truth or the like is wanted, and only a short and plain one: what is as long
+as a key may be a key that somebody put into the wrong place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ByteSize, SecretStr
+
+from rules.schema import RulesFile, near
+
+type Path = tuple[str | int, ...]
+
+_PLAIN = re.compile(r"[A-Za-z0-9 _.,:;+%-]{0,20}")
+
+
+def words_of(item: Mapping[str, Any], path: Path, value: Any, origin: Iterable[str]) -> str:
+    """One of ValidationError.errors() as a sentence.
+
+    `path` leads to the place from the top of the file, `value` is what the file says there, and `origin` names the
+    environment variables that it came from.
+    """
+    match item["type"]:
+        case "extra_forbidden":
+            return _unknown_key(path)
+        case "missing":
+            return "is missing"
+        case "literal_error":
+            return f"must be one of {item['ctx']['expected']}"
+        case "model_type" | "dict_type":
+            return f"must be a mapping of {', '.join(_keys(_type_at(path)[0])) or 'names'}"
+        case "tuple_type":
+            return "must be a list"
+        case "too_short":
+            return "needs at least one entry"
+        case "value_error":
+            return str(item["ctx"]["error"])
+        case _:
+            return _wrong_type(path, value, origin)
+
+
+def _unknown_key(path: Path) -> str:
+    noun, _ = _type_at(path[:-1])
+    key, known = str(path[-1]), _keys(noun)
+    places = list(_homes(noun, key))
+    if places:
+        return f"unknown key here; it belongs into {' or '.join(places)}"
+    return f"unknown key{near(key, known) or f'; known here: {", ".join(known)}'}"
+
+
+def _homes(noun: Any, key: str) -> Iterable[str]:
+    """The nouns inside a noun that have such a key, as dotted paths."""
+    if not _is_noun(noun):
+        return
+    for name, field in noun.model_fields.items():
+        inner, _ = _bare(field.annotation)
+        if key in _keys(inner):
+            yield name
+        yield from (f"{name}.{deeper}" for deeper in _homes(inner, key))
+
+
+def _wrong_type(path: Path, value: Any, origin: Iterable[str]) -> str:
+    kind, marks = _type_at(path)
+    wanted = _wanted(kind, marks)
+    if value is None:
+        return f"is empty; write {wanted}, or leave the key out"
+    names = ", ".join(dict.fromkeys(origin))
+    said = _quoted(value) if kind is not SecretStr else "this value"
+    end = "; write it in quotes" if kind in (str, SecretStr) and not isinstance(value, list | dict) else ""
+    return f"{said}{f' (from {names})' if names else ''} is not {wanted}{end}"
+
+
+def _quoted(value: Any) -> str:
+    match value:
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case bool():
+            return "true" if value else "false"
+        case str() if _PLAIN.fullmatch(value):
+            return f"'{value}'"
+        case float() | int() if _PLAIN.fullmatch(f"{value:.20g}"):
+            return f"{value:.20g}" if isinstance(value, int) else str(value)
+        case _:
+            return "this value"
+
+
+def _wanted(kind: Any, marks: Mapping[str, Any]) -> str:
+    if kind is bool:
+        return "true or false"
+    if kind is ByteSize:
+        return "a size above 0, such as 64KiB or 32MiB"
+    if kind not in (int, float):
+        return "a text"
+    number = "a whole number" if kind is int else "a number"
+    above, least, most = marks.get("gt"), marks.get("ge"), marks.get("le")
+    if least is not None:
+        return f"{number} from {least} to {most}" if most is not None else f"{number}, {least} or more"
+    return f"{number} above {above}" + (f" and at most {most:.9g}" if most is not None else "")
+
+
+def _keys(noun: Any) -> list[str]:
+    return [field.alias or name for name, field in noun.model_fields.items()] if _is_noun(noun) else []
+
+
+def _is_noun(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _type_at(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The type that the schema has at a place, and the bounds of its values (`gt`, `ge`, `le`)."""
+    kind: Any = RulesFile
+    marks: dict[str, Any] = {}
+    for step in path:
+        if _is_noun(kind):
+            field = next(field for name, field in kind.model_fields.items() if step in (name, field.alias))
+            kind, marks = _bare(field.annotation)
+            marks |= _bounds(field.metadata)
+        else:
+            kind, marks = _bare([inner for inner in get_args(kind) if inner is not Ellipsis][-1])
+    return kind, marks
+
+
+def _bare(kind: Any) -> tuple[Any, dict[str, Any]]:
+    """A type without Annotated and without None, and the bounds that stood there."""
+    marks: dict[str, Any] = {}
+    while (origin := get_origin(kind)) in (Annotated, Union, UnionType):
+        if origin is Annotated:
+            for mark in kind.__metadata__:
+                marks |= _bounds(getattr(mark, "metadata", ()))
+        kind = get_args(kind)[0]
+    return kind, marks
+
+
+def _bounds(marks: Iterable[Any]) -> dict[str, Any]:
+    return {name: getattr(mark, name) for mark in marks for name in ("gt", "ge", "le") if hasattr(mark, name)}
