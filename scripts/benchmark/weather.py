@@ -217,7 +217,7 @@ class Server:
                 return
             if self.mode == "error":
                 self._say(writer, 500, self._error("all at sea", 500))
-            elif method == "GET":
+            elif method == "GET" or not path.endswith(("/chat", "/chat/completions")):
                 self._say(writer, *self._catalogue(path))
             else:
                 keep = await self._chat(_Voice(self.berth, reader, writer), path, json.loads(body))

@@ -461,6 +461,7 @@ def test_a_bug_on_the_way_out_of_the_queue_keeps_no_place(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_the_parts_of_a_call_do_not_wait_in_a_queue_for_each_other(stream: bool) -> None:
     with local() as [ollama], gateway_of(rules([ollama], parallel=2, queue=0)) as gateway:
+        ollama.pace = 0.01  # so that two of them meet
         answer = ask(gateway, stream=stream, n=7)
         assert answer.status == 200
         assert len(answer.finish) == 7
