@@ -489,7 +489,8 @@ ODD: list[Any] = [None, True, -1, 10**30, 1.5, float("nan"), "", "x", "1 2", [],
 
 def test_whatever_stands_anywhere_is_taken_or_refused_in_our_own_words() -> None:
     nouns = [path for path in branches(EVERY_VALUE) if path not in PLACES]
-    changed = [([path], odd) for path in nouns for odd in ("x", 5, {"x": {}})]
+    oddities: list[Any] = ["x", 5, {"x": {}}]
+    changed: list[tuple[Any, Any]] = [([path], odd) for path in nouns for odd in oddities]
     for paths, odd in [*changed, *((PLACES, odd) for odd in ODD)]:
         value = copy.deepcopy(EVERY_VALUE)
         for path in paths:
