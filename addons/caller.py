@@ -403,6 +403,7 @@ class CallerStream(HttpStream):
         """
         if self.exchange is not None:
             self.state.let_go(self.exchange)  # whatever way led here, no place is held any more
+            self.state.limiter.forget(self.exchange)
         self._fan = None
         if self.flow.response is not None and self.flow.response.status_code == 200 and not self._is_shown():
             self.flow.response.data.content = b""  # sent: whoever keeps the flow need not keep megabytes

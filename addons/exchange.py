@@ -17,6 +17,7 @@ from addons.spool import Spool
 from rules.access import Client
 from rules.decide import Decision, Rules, Target
 from rules.health import Candidate
+from rules.limits import Allowance
 from wire.answer import Streamed, Whole
 from wire.errors import Busy, Fault, NotAsAsked, Resting
 from wire.openai import Json, ModelRequest, Reply
@@ -76,6 +77,16 @@ class Attempt:
     """Where it holds a place; None once it has given it back, or never had one."""
     probes: bool = False
     """It is the one call that a half-open breaker lets through."""
+    ended: float | None = None
+    """When its place was given back."""
+    accepted: bool = False
+    """It took the call and began to work on it: its answer's status was 200."""
+    completed: bool = False
+    """Its answer came to its end."""
+    pieces: int = 0
+    """Readings of its reply: as good as each of them is a token."""
+    busy: float = 0.0
+    """Seconds of its server's time that were this call's own; with n calls at once, each has an n-th of them."""
     tried: bool = False
     """It was asked, or could not be reached. Not so where it could not be told the request, was full, or is resting."""
     continues: bool = False
@@ -112,6 +123,12 @@ class Exchange:
     created: int
     """Unix time, for the answer's `created`."""
     client: Client | None = None
+    endpoint: str = ""
+    """As the table of endpoints has it: `/chat/completions`."""
+    to_model: bool = False
+    """It came to an endpoint whose calls go to models."""
+    allowance: Allowance | None = None
+    """What it has taken of its limits."""
     surface: Surface = CHAT
     """What the caller speaks."""
     spool: Spool | None = None
@@ -195,6 +212,8 @@ class Exchange:
             said["x-gateway-target"] = header_value(self.upstream.target.name)
         if self.dropped:
             said["x-gateway-dropped"] = header_value(", ".join(self.dropped))
+        if self.allowance is not None:
+            said |= self.allowance.headers
         return said
 
 

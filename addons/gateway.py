@@ -28,12 +28,14 @@ from addons.drain import drain, hang_up
 from addons.failover import Failover
 from addons.guard import Guard
 from addons.inventory import Inventory
+from addons.ledger import Ledger
 from addons.logs import set_up_logging
 from addons.request import Request
 from addons.response import Response
 from addons.sandbox import Sandbox
 from addons.settings import SettingsError, read_rules, upstream_tls
 from addons.state import State
+from addons.tracing import Tracer
 from addons.viewer import Viewer
 from rules.access import is_loopback
 from rules.decide import Rules
@@ -81,6 +83,9 @@ class Life:
         providers = state.rules.file.providers.values()
         remote = any(urlsplit(url).scheme == "https" for provider in providers for url in provider.urls)
         self._inventory = Inventory(state, upstream_tls() if remote else None)
+        terms = state.rules.file.ledger
+        self._ledger = Ledger(terms) if terms is not None else None
+        self._tracer = Tracer(os.environ)
 
     def configure(self, _updated: object) -> None:
         # mitmweb can change options while we run.
@@ -102,6 +107,12 @@ class Life:
     async def _start(self) -> None:
         if any(provider.dialect == "sandbox" for provider in self.state.rules.file.providers.values()):
             self.state.sandbox_port = self._sandbox.start()
+        if self._ledger is not None:
+            self._ledger.start()
+            self.state.watchers.append(self._ledger.put)
+        if self._tracer.on:
+            self._tracer.start()
+            self.state.watchers.append(self._tracer.tell)
         await self._inventory.start()
         self.state.ready_at = self.state.clock()
 
@@ -110,6 +121,9 @@ class Life:
         await hang_up(ctx.master.addons.get("proxyserver"))
         await self._inventory.stop()
         await self._sandbox.stop()
+        if self._ledger is not None:
+            await self._ledger.stop()
+        await self._tracer.stop()
 
 
 class UnderStockTools:

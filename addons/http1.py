@@ -103,6 +103,8 @@ def fault_response(fault: Fault, request_id: str, extra: dict[str, str] | None =
     headers = {"content-type": "application/json", "x-request-id": request_id} | (extra or {})
     if fault.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(fault.retry_after)))
+    if fault.final:
+        headers["x-should-retry"] = "false"
     return http.Response.make(fault.status, fault_body(fault), headers)
 
 

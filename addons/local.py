@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -53,6 +53,8 @@ class Endpoint:
     """Answered without a key."""
     to_the_end: bool = False
     """Answered also while the gateway waits for its last calls to end."""
+    path: str = ""
+    """As the table below has it."""
 
 
 def _json(exchange: Exchange, value: Any, status: int = 200) -> http.Response:
@@ -126,7 +128,7 @@ def _explain(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
     return http.Response.make(200, explained.as_json(), headers)
 
 
-ENDPOINTS: dict[str, Endpoint] = {
+_TABLE = {
     "/chat/completions": Endpoint(("POST",), surface=CHAT),
     "/completions": Endpoint(("POST",), surface=COMPLETIONS),
     "/embeddings": Endpoint(("POST",), surface=EMBEDDINGS),
@@ -150,6 +152,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/gateway/explain": Endpoint(("POST",), _explain),
 }
 """Paths without their /v1. `{id}` is one segment of a path, `{id:path}` all the rest of it."""
+
+ENDPOINTS = {path: replace(endpoint, path=path) for path, endpoint in _TABLE.items()}
 
 _TEMPLATES = tuple(
     (re.compile(path.replace("{id:path}", ".+").replace("{id}", "[^/]+")), endpoint)

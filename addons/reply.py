@@ -69,6 +69,7 @@ class ReplyStream(CallerStream):
             self._rejected = response
             self.server_state = self.state_read_rejection
             return
+        exchange.attempts[-1].accepted = True
         head = {name.lower(): value for name, value in response.headers.fields}
         if head.get(b"content-encoding", b"identity").lower() != b"identity":
             yield from self._fail(Garbled("compressed its reply although it was asked not to"))
@@ -120,6 +121,7 @@ class ReplyStream(CallerStream):
     def _take(self, readings: list[Reading]) -> CommandGenerator[None]:
         exchange = self.exchange
         assert exchange is not None
+        exchange.attempts[-1].pieces += len(readings)
         if type(readings[-1]) is not Delta:
             for reading in readings:
                 if type(reading) is Usage:

@@ -89,7 +89,9 @@ class Request:
             raise Forbidden(
                 "Without keys, calls from web pages of other sites are refused. Set API_KEYS and send one of them."
             )
-        if endpoint is None:
+        if endpoint is not None:
+            exchange.endpoint, exchange.to_model = endpoint.path, endpoint.answer is None
+        else:
             path = readable(flow.request.path.partition("?")[0])
             raise NotFound(f"Invalid URL ({readable(flow.request.method)[:20]} {path[:200]})")
         if flow.request.method not in endpoint.methods:
@@ -138,6 +140,27 @@ class Request:
         decision = exchange.decision = decide(exchange.rules, facts)
         if not decision.pools:
             raise no_route(request.model, decision, self.state.seen, self.state.names)
+        waiting = self.state.limiter.admit(exchange)
+        if waiting is not None:
+            return self._go_on_after(waiting, flow, exchange, request, decision)
+        return self._go_on(flow, exchange, request, decision)
+
+    async def _go_on_after(
+        self, waiting: Awaitable[None], flow: HTTPFlow, exchange: Exchange, request: ModelRequest, decision: Decision
+    ) -> None:
+        """When its limits are known."""
+        try:
+            await waiting
+            further = self._go_on(flow, exchange, request, decision)
+            if further is not None:
+                await further
+        except Fault as fault:
+            refuse(flow, exchange, fault)
+
+    def _go_on(
+        self, flow: HTTPFlow, exchange: Exchange, request: ModelRequest, decision: Decision
+    ) -> Awaitable[None] | None:
+        """The call may go on; raises the fault where it cannot. What is returned goes on with it."""
         urls = images_to_fetch(request, decision, self.state.models)
         if urls:
             return self._fetch(flow, exchange, decision, urls)

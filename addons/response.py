@@ -5,6 +5,7 @@ from __future__ import annotations
 from loguru import logger
 from mitmproxy.http import HTTPFlow
 
+from addons.account import account_of
 from addons.exchange import Exchange, readable
 from addons.logs import one_line
 from addons.state import State
@@ -35,7 +36,14 @@ class Response:
     def _conclude(self, flow: HTTPFlow, exchange: Exchange, status: int) -> None:
         exchange.ended = True
         self.state.let_go(exchange)
-        took = self.state.clock() - exchange.started
+        state = self.state
+        now = state.clock()
+        took = now - exchange.started
+        if exchange.client is not None and exchange.to_model:
+            account = account_of(exchange, status=status, now=now, wall=state.wall())
+            state.limiter.settle(exchange, account)
+            for tell in state.watchers:
+                tell(account)
         flow.comment = comment(exchange)
         if flow.request.data.content is None:
             flow.request.data.content = b""  # refused before its body was read; mitmweb's page fails over None

@@ -15,12 +15,15 @@ from mitmproxy.connection import Connection
 from mitmproxy.connection import Server as ServerConnection
 from mitmproxy.proxy.events import Event
 
+from addons.account import Account
 from addons.exchange import Attempt, Exchange, Exchanges
 from addons.fetch import Fetcher
+from addons.limiter import Limiter
 from addons.logs import redactor
 from addons.models import Models
 from addons.nodes import Nodes
 from addons.response_store import ResponseStore
+from addons.telemetry import Metrics
 from addons.thoughts import Thoughts
 from rules.conditions import Seen
 from rules.decide import Rules, Target
@@ -79,6 +82,8 @@ class State:
     """(caller, connection) -> resets one of the caller's connections, its own or an upstream's."""
     report_down: Callable[[str], None] = lambda provider: None
     """Tells the inventory that a provider's server did not answer."""
+    watchers: list[Callable[[Account], None]] = field(default_factory=list)
+    """Are told of each call to a model that is over: the ledger, the metrics, the traces."""
     nudge: Callable[[ClientConnection], None] = lambda client: None
     """Lets the layer of a caller's connection look at its streams: something that one of them waits for is there."""
 
@@ -100,6 +105,11 @@ class State:
         """Responses that callers may build upon."""
         self.models = Models()
         """What is known of each model; the inventory's to say."""
+        self.metrics = Metrics()
+        """What Prometheus is told."""
+        self.watchers.append(self.metrics.count)
+        self.limiter = Limiter(self.rules.limits)
+        """Keeps calls within the limits of the rules."""
         self.fetcher = Fetcher(clock=self.clock)
         """Fetches images for models that take no URLs."""
 
@@ -149,13 +159,15 @@ class State:
         attempt = exchange.serving
         if attempt is not None and attempt.node is not None:
             node, attempt.node = attempt.node, None
-            self.nodes.went_well(node, self.clock() - attempt.started, attempt.probes)
+            attempt.ended, attempt.completed = self.clock(), True
+            self.nodes.went_well(node, attempt.ended - attempt.started, attempt.probes)
 
     def attempt_failed(self, attempt: Attempt, fault: Fault) -> None:
         attempt.fault = fault
         node, attempt.node = attempt.node, None
         if node is not None:
-            self.nodes.went_wrong(node, fault, attempt.probes, self.clock() - attempt.started)
+            attempt.ended = self.clock()
+            self.nodes.went_wrong(node, fault, attempt.probes, attempt.ended - attempt.started)
 
     def let_go(self, exchange: Exchange) -> None:
         """The call is over, however it ended: it holds no place and stands in no queue any more."""
@@ -166,4 +178,5 @@ class State:
         attempt = exchange.serving
         if attempt is not None and attempt.node is not None:
             node, attempt.node = attempt.node, None
+            attempt.ended = self.clock()
             self.nodes.left(node, attempt.probes)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from rules.quota import Limit
+
 ANONYMOUS = "anonymous"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,14 @@ class Client:
 
     name: str
     """Appears in logs and is what the condition `client` is asked about; never the key."""
+    tags: Mapping[str, str] = _NOTHING
+    """Kept in the ledger with each of its calls."""
+    models: Callable[[str], bool] | None = None
+    """Which names of models it may use; None: all."""
+    endpoints: frozenset[str] | None = None
+    """Which paths it may call, without their /v1; None: all."""
+    limits: tuple[Limit, ...] | None = None
+    """Of its own; None: those of each client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, SecretStr
 
-from rules.schema import RulesFile, near
+from rules.schema import RulesFile
+from rules.values import near
 
 type Path = tuple[str | int, ...]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
 
-from rules.schema import When, comparison
+from rules.schema import When
+from rules.values import comparison
 
 type Condition = Callable[["Facts"], bool]
 

@@ -25,6 +25,8 @@ from cachetools import LRUCache
 from rules.access import Keys
 from rules.conditions import Condition, Facts, Seen, compile_when, glob, model_name
 from rules.health import Retry, kinds_in
+from rules.limits import Limits, limits_of
+from rules.prices import Book
 from rules.schema import Defaults, Model, Provider, RulesFile
 
 NO_STAND_IN = "never stands in for a real model"
@@ -163,6 +165,10 @@ class Rules:
     """Providers that need a key and have none."""
     retry: Retry
     """How patient a call is."""
+    book: Book
+    """What targets cost."""
+    limits: Limits
+    """What a call counts against."""
     remembered: LRUCache[tuple[int, str], tuple[Pool, ...]] = field(
         default_factory=lambda: LRUCache(REMEMBERED), compare=False, repr=False
     )
@@ -211,6 +217,8 @@ def compile_rules(file: RulesFile) -> Rules:
             if provider.key is not None and not provider.key.get_secret_value().strip()
         ),
         retry=Retry(patience.attempts, kinds_in(patience.on), patience.backoff, patience.wait),
+        book=Book(file.prices),
+        limits=limits_of(file.limits),
     )
 
 

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from rules.complaints import Path, words_of
 from rules.decide import Rules, compile_rules
 from rules.prices import is_for
-from rules.schema import Provider, RulesFile, day, near
+from rules.schema import Provider, RulesFile
+from rules.values import day, near
 
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -9,12 +9,19 @@
     |- Unauthorized             401 -               invalid_api_key
     |  `- KeyMissing                -               no key at all: code null, as OpenAI has it
     |- Forbidden                403 -               a web page that is not of this machine, while no keys are set
+    |  |- ModelForbidden            -               model_not_found: this client may not name the model
+    |  `- EndpointForbidden         -               this client may not call the endpoint
     |- NotFound                 404 -               no such URL
     |  `- ModelNotFound             -               model_not_found
     |- MethodNotAllowed         405 -
     |- TooLarge                 413 -               the body
     |- HeadersTooLarge          431 -
     |- ClientGone               499 -               nobody is left to answer (logs only)
+    |- LimitReached             429 -               rate_limit_exceeded: a limit of the rules on requests
+    |  `- TokensReached             -               ... on tokens
+    |     `- NeverFits              -               more tokens than the limit itself: asking again cannot help
+    |- QuotaUsedUp              429 -               insufficient_quota: a budget of the rules
+    |- LimitsUnknown            503 -               the store of the limits is away, and the rules want it
     |- NoRoute                  503 -               the rules name no target that can be used now
     |- ShuttingDown             503 -
     `- UpstreamFault            502 stream_error    the target failed: another one may do better
@@ -59,6 +66,8 @@ class Fault(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
+    final: ClassVar[bool] = False
+    """Asking again cannot help, though the status reads as if it could: the SDKs are told."""
     code: str | None = None
     kind: str | None = None
     """What a rules file calls this failure. None: the caller's own fault or ours, never routed around."""
@@ -116,6 +125,15 @@ class Forbidden(Fault):
     code = "origin_not_allowed"
 
 
+class ModelForbidden(Forbidden):
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class EndpointForbidden(Forbidden):
+    code = "endpoint_not_allowed"
+
+
 class NotFound(Fault):
     status = 404
     type = "invalid_request_error"
@@ -145,6 +163,33 @@ class HeadersTooLarge(Fault):
 
 class ClientGone(Fault):
     status = 499
+
+
+class LimitReached(Fault):
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class TokensReached(LimitReached):
+    type = "tokens"
+
+
+class NeverFits(TokensReached):
+    final = True
+
+
+class QuotaUsedUp(Fault):
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    final = True
+
+
+class LimitsUnknown(Fault):
+    status = 503
+    type = "service_unavailable_error"
+    code = "limits_unavailable"
 
 
 class NoRoute(Fault):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rules.prices import expected_cost, is_for, price_at
-from rules.schema import Price
+from rules.terms import Price
 
 
 def price(model: str, since: str, usd: float = 1.0, **more: Any) -> Price:

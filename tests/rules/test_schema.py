@@ -21,16 +21,15 @@ from rules.schema import (
     Images,
     Limits,
     Model,
-    Price,
     Provider,
     Proxy,
     Rule,
     RulesFile,
     Timeouts,
     When,
-    comparison,
-    near,
 )
+from rules.terms import Price
+from rules.values import comparison, near
 
 SECRET = "sk-hidden-0123"
 

@@ -1,0 +1,214 @@
+"""What a person writes in rules.yaml, as values: `5s` becomes seconds, `32MiB` bytes, `> 500` a predicate; once, here.
+
+The nouns that are made of them are schema.py's and terms.py's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Iterable
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+
+from rules.health import GROUPS, KINDS
+from rules.hosts import url
+
+
+class Noun(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+_DURATION = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)?\s*")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+
+
+def seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        value = float(match[1]) * _UNITS[match[2]] if match else None
+    if type(value) not in (int, float):
+        raise ValueError("a duration is a number with a unit, such as 250ms, 5s, 30m or 1h")
+    if not 0 < value < 1e14:
+        raise ValueError("a duration is more than nothing, and ends; such as 250ms, 5s, 30m or 1h")
+    return value
+
+
+_SIZE = re.compile(r"\s*\d{1,15}(\.\d{1,9})?\s*([kmgt]?i?b)?\s*", re.IGNORECASE)
+
+
+def size(value: Any) -> Any:
+    # Looked at before pydantic does, whose complaint repeats the unit.
+    if _SIZE.fullmatch(str(value)) is None:
+        raise ValueError("a size is a number with a unit, such as 64KiB or 32MiB")
+    return value
+
+
+_COMPARISON = re.compile(r"\s*(<=|>=|==|<|>|)\s*(\d{1,15})\s*")
+_OPERATORS = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "": operator.eq,
+}
+
+
+def comparison(text: str) -> Callable[[int], bool]:
+    """`> 500`, `<= 20`, `7`; raises ValueError for anything else."""
+    match = _COMPARISON.fullmatch(text)
+    if match is None:
+        raise ValueError("a comparison is <, <=, >, >= or == and a number, such as '> 500'")
+    compare, bound = _OPERATORS[match[1]], int(match[2])
+    return lambda number: bool(compare(number, bound))
+
+
+def as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def is_comparison(value: str) -> str:
+    """The text, where comparison() can read it."""
+    comparison(value)
+    return value
+
+
+def split_keys(value: Any) -> Any:
+    """`API_KEYS` holds several keys with commas between; an unset one leaves an empty string."""
+    if isinstance(value, list):
+        return [key for item in value for key in (item.split(",") if isinstance(item, str) else [item]) if filled(key)]
+    return value
+
+
+def filled(key: Any) -> bool:
+    return not isinstance(key, str) or bool(key.strip())
+
+
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_STATUS = re.compile(r"status_[345](?:[0-9][0-9]|xx)")
+_OTHER_STATUS = re.compile(r"status_[0-9](?:[0-9]{2,}|xx)")
+_KINDS = (*sorted({*KINDS, *GROUPS}), "status_429", "status_503", "status_3xx", "status_4xx", "status_5xx")
+"""What is worth naming to a person who mistyped a kind of failure."""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A question in brackets after the one of `known` that a person may have meant, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _status(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"a status is written status_{value}")
+    return value
+
+
+_NEVER = {
+    "400": "is the caller's own fault and never routed around",
+    "413": "is the caller's own fault and never routed around",
+    "422": "is the caller's own fault and never routed around",
+    "401": "is a refused key: write key",
+    "402": "is a refused key: write key",
+    "403": "is a refused key: write key",
+}
+"""Statuses that would never come to a rule that names them."""
+
+
+def _kind(value: str) -> str:
+    status = value.removeprefix("status_")
+    if status != value and status in _NEVER:
+        raise ValueError(f"a {status} {_NEVER[status]}")
+    if value not in KINDS and value not in GROUPS and _STATUS.fullmatch(value) is None:
+        if _OTHER_STATUS.fullmatch(value):
+            raise ValueError("there is no such kind of failure; a status is 300 to 599, or 3xx, 4xx, 5xx")
+        raise ValueError(f"there is no such kind of failure{near(value, _KINDS) or f'; there are {", ".join(_KINDS)}'}")
+    return value
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def day(value: Any) -> date:
+    """A date as YAML reads it, or its text; raises ValueError for anything else, a time of day included."""
+    # pydantic would take a number for seconds since 1970.
+    if type(value) is date:
+        return value
+    try:
+        if isinstance(value, str) and _DATE.fullmatch(value):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass
+    raise ValueError("a date is year-month-day, such as 2026-11-15")
+
+
+_WORDS_OF_CONTEXT = ("auto", "none")
+_THOUSANDS = re.compile(r"\s*([1-9][0-9]{0,4})\s*ki?b?\s*", re.IGNORECASE)
+
+
+def _context(value: Any) -> Any:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _WORDS_OF_CONTEXT:
+            return word
+        value = int(word) if word.isascii() and word.isdigit() and len(word) <= 9 else value
+    if type(value) is int and 4 <= value < 10**9:
+        return value
+    meant = ""
+    if isinstance(value, str):
+        thousands = _THOUSANDS.fullmatch(value)
+        meant = f"; write {int(thousands[1]) * 1024}" if thousands else near(value, _WORDS_OF_CONTEXT)
+    raise ValueError(f"a context is a number of tokens, 4 or more, or auto, or none{meant}")
+
+
+def _contexts(value: Any) -> Any:
+    """One for all models is written without a pattern."""
+    return value if isinstance(value, dict) else {"*": _context(value if value is not None else "auto")}
+
+
+def _all_reachable(value: dict[str, Any]) -> dict[str, Any]:
+    if "*" in list(value)[:-1]:
+        raise ValueError("'*' fits every model, so the patterns after it never apply; move it to the end")
+    return value
+
+
+_SPAN = re.compile(r"[+-]?((?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(?:ns|us|µs|μs|ms|s|m|h))+")
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
+
+
+def span(value: Any) -> Any:
+    """A duration as Go reads it, which Ollama gets word for word. A number means seconds: Go wants their unit."""
+    text = str(value).strip() if type(value) in (str, int, float) else ""
+    if _NUMBER.fullmatch(text):
+        return f"{text}s"
+    if value is None or (isinstance(value, str) and _SPAN.fullmatch(text)):
+        return value if value is None else text
+    raise ValueError("how long a model stays loaded is a duration such as 5m or 1h30m, 0 for not at all, -1 for ever")
+
+
+_RULE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def rule_name(value: str) -> str:
+    if _RULE_NAME.fullmatch(value) is None:
+        raise ValueError("a name is 1 to 64 letters, digits, '_', '.' or '-'")
+    return value
+
+
+Context = Annotated[int | Literal["auto", "none"], BeforeValidator(_context)]
+Contexts = Annotated[
+    dict[str, Context], BeforeValidator(_contexts), AfterValidator(_all_reachable), Field(min_length=1)
+]
+Count = Annotated[int, Field(ge=1)]
+Kind = Annotated[str, BeforeValidator(_status), AfterValidator(_kind)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(seconds)]
+Size = Annotated[ByteSize, BeforeValidator(size), Field(gt=0)]
+Url = Annotated[str, AfterValidator(url)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
