@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ class Client:
 
     name: str
     """Appears in logs and is what the condition `client` is asked about; never the key."""
-    tags: Mapping[str, str] = _NOTHING
+    tags: Mapping[str, str] = field(default=_NOTHING, hash=False)
     """Kept in the ledger with each of its calls."""
     models: Callable[[str], bool] | None = None
     """Which names of models it may use; None: all."""
