@@ -38,6 +38,7 @@
        |- RateLimited           429 status_429
        |  `- Busy                   busy            not asked: all places at it are taken, and so is the queue
        |- KeyRefused                key             our key, our credit: never shown as the caller's own 401
+       |  |- CreditUsedUp       429 key             a 402: our account there has no credit left; insufficient_quota
        |  `- CallForbidden          key             a 403: maybe about this one model only
        |- NotAsAsked                schema          its complete answer is not the JSON that was asked for
        |- NotContinued              not_continued   neither went on with a begun answer nor repeated it
@@ -261,6 +262,13 @@ class Busy(RateLimited):
 class KeyRefused(UpstreamFault):
     code = "upstream_key_refused"
     kind = "key"
+
+
+class CreditUsedUp(KeyRefused):
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    final = True
 
 
 class NotAsAsked(UpstreamFault):

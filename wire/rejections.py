@@ -19,6 +19,7 @@ from wire.errors import (
     BadRequest,
     CallForbidden,
     ContextTooLong,
+    CreditUsedUp,
     Fault,
     Garbled,
     KeyRefused,
@@ -175,7 +176,7 @@ def _fault_of(
         case 401:
             return KeyRefused("refuses the gateway's key (401)")
         case 402:
-            return KeyRefused("says that the gateway's account has no credit (402)")
+            return CreditUsedUp("says that the gateway's account has no credit (402)")
         case 403 if _FLAGGED.search(text):
             return BadRequest(text)
         case 403:

@@ -332,13 +332,22 @@ def test_many_calls_that_find_the_key_refused_at_once_tell_the_operator_once() -
         assert len(warned) == 1, warned
 
 
-@pytest.mark.parametrize("status", [401, 402, 403])
+@pytest.mark.parametrize("status", [401, 403])
 def test_a_caller_never_sees_that_the_gateways_key_was_refused_as_its_own_401(status: int) -> None:
     with servers() as (ollama, deepseek), gateway_of(rules(ollama, deepseek)) as gateway:
         deepseek.always = Status(status)
         answer = ask(gateway, "deep-only")
         assert answer.status == 502
         assert answer.error["code"] in ("upstream_error", "upstream_key_refused")
+        assert REMOTE in answer.error["message"]
+
+
+def test_a_caller_whose_call_only_our_empty_account_could_pay_is_told_not_to_ask_again() -> None:
+    with servers() as (ollama, deepseek), gateway_of(rules(ollama, deepseek)) as gateway:
+        deepseek.always = Status(402)
+        answer = ask(gateway, "deep-only")
+        assert (answer.status, answer.headers["x-should-retry"]) == (429, "false")
+        assert (answer.error["type"], answer.error["code"]) == ("insufficient_quota", "insufficient_quota")
         assert REMOTE in answer.error["message"]
 
 

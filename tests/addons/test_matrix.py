@@ -191,7 +191,7 @@ ROWS: dict[str, Row] = {
     ),
     "it has no such path": Row(Status(404, b"404 page not found"), again=False),
     "it wants another key": Row(Status(401), again=False, code="upstream_key_refused"),
-    "it wants money": Row(Status(402), again=False, code="upstream_key_refused"),
+    "it wants money": Row(Status(402), again=False, status=429, code="insufficient_quota"),
     "it forbids it": Row(Status(403), again=False, code="upstream_key_refused"),
     "its model knows no tools": Row(
         Status(400, {"error": "x does not support tools"}), again=False, status=400, code="unsupported_value"

@@ -45,6 +45,7 @@ KINDS: dict[type[Fault], str] = {
     errors.Busy: "busy",
     errors.KeyRefused: "key",
     errors.CallForbidden: "key",
+    errors.CreditUsedUp: "key",
     errors.NotAsAsked: "schema",
     errors.NotContinued: "not_continued",
     errors.ModelMissing: "model_missing",

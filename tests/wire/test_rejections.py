@@ -98,7 +98,7 @@ def test_an_error_wrapped_too_often_is_quoted_as_it_is() -> None:
         (404, 'model "x" not found, try pulling it first', errors.ModelMissing, "model_missing"),
         (404, "404 page not found", errors.UpstreamFault, "status_404"),
         (401, "wrong key", errors.KeyRefused, "key"),
-        (402, "Insufficient Balance", errors.KeyRefused, "key"),
+        (402, "Insufficient Balance", errors.CreditUsedUp, "key"),
         (403, "", errors.CallForbidden, "key"),
         (403, "Your input was flagged by our moderation.", errors.BadRequest, None),
         (408, "", errors.TimedOut, "status_408"),
