@@ -8,7 +8,8 @@ FROM python:3.12-slim
 
 ENV PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
-    PORT=8080
+    PORT=8080 \
+    LEDGER_URL=sqlite:////home/unigate/ledger/ledger.sqlite
 
 # The home is writable because mitmproxy keeps its certificates there.
 RUN useradd --create-home --uid 10001 unigate
@@ -27,6 +28,8 @@ COPY addons addons
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e .
 
 USER unigate
+# Made by its user, so that a volume mounted here is writable: docker run -v unigate-ledger:/home/unigate/ledger …
+RUN mkdir /home/unigate/ledger
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 

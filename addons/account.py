@@ -3,22 +3,22 @@
 Everything is counted from the attempts, and nowhere else: what a target itself reported, or, where it was at work and
 was cut off before it could, an estimate that is marked as one. So a call that was repeated, split or continued costs
 what its attempts cost, and each total is the sum of its parts.
+
+The trap: some servers report while they answer, and what they said first is no sum; what came after it is added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from addons.exchange import Attempt, Exchange
-from rules.prices import NONE_COUNTED, UNPAID, Book, Tokens, cost
-from wire.errors import Fault
+from rules.prices import CHARS_PER_TOKEN, NONE_COUNTED, UNPAID, Book, Tokens, cost
 from wire.openai import Json, count
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(NamedTuple):
     """One attempt. Times in seconds."""
 
     target: str
@@ -39,9 +39,12 @@ class Tried:
     continues: bool
     """It went on with the answer of the one before."""
 
+    @property
+    def failed(self) -> bool:
+        return self.outcome not in ("ok", "left")
 
-@dataclass(frozen=True, slots=True)
-class Account:
+
+class Account(NamedTuple):
     """One call to a model. Times in seconds."""
 
     time: float
@@ -57,8 +60,9 @@ class Account:
     """As the caller named it, shortened."""
     rule: str | None
     target: str | None
-    """Who answered; None: nobody."""
+    """Who answered, last; None: nobody."""
     status: int
+    """Of an answer that broke off after it had begun, that of its fault."""
     error: str | None
     """The code or the type of the fault that the caller got."""
     finish_reason: str | None
@@ -71,103 +75,155 @@ class Account:
     unpriced: bool
     """Some attempt that used tokens has no price: the cost is more than is said."""
     failed_cost: int
-    """That part of the cost that went into attempts which failed."""
+    """That part of the cost that went into attempts which failed; not so where only the caller left."""
     compared: int | None
-    """NANOS that the tokens of the answer would have cost at the model that the rules compare to."""
+    """NANOS that the answer alone would have cost at the model that the rules compare to; None: that is not known, or
+    a model for text could not have given it."""
     first_token: float | None
     total: float
+    """All attempts, and the times between them."""
     tried: tuple[Tried, ...]
     prompt: str | None = None
     """Where the rules keep it: bounded, and without secrets."""
     answer: str | None = None
+    traceparent: str | None = None
+    """The caller's own span, as its header has it."""
 
 
 def tokens_of(usage: Json) -> Tokens:
     """OpenAI's usage object as numbers. What is cached or reasoned is a part of what was read or said."""
-    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
-    cached = _detail(usage.get("prompt_tokens_details"), "cached_tokens")
-    reasoning = _detail(usage.get("completion_tokens_details"), "reasoning_tokens")
-    return Tokens(prompt, min(cached, prompt), completion, min(reasoning, completion))
+    get = usage.get
+    prompt, completion = count(get("prompt_tokens")), count(get("completion_tokens"))
+    return Tokens(
+        prompt,
+        _detail(get("prompt_tokens_details"), "cached_tokens", prompt),
+        completion,
+        _detail(get("completion_tokens_details"), "reasoning_tokens", completion),
+    )
 
 
-def _detail(details: Any, name: str) -> int:
-    return count(details.get(name)) if isinstance(details, dict) else 0
+def _detail(details: Any, name: str, most: int) -> int:
+    return min(count(details.get(name)), most) if isinstance(details, dict) else 0
 
 
-def account_of(exchange: Exchange, *, status: int, now: float, wall: float) -> Account:
-    """`now` and `wall` are the same moment, of the monotonic clock and in Unix time."""
-    book, client, request = exchange.rules.book, exchange.client, exchange.request
+def rough(_target: str, chars: int) -> int:
+    """Tokens of a prompt, for whoever has not learned better."""
+    return chars // CHARS_PER_TOKEN
+
+
+def account_of(
+    exchange: Exchange, *, status: int, now: float, wall: float, prompt_tokens: Callable[[str, int], int] = rough
+) -> Account:
+    """`now` and `wall` are the same moment, of the monotonic clock and in Unix time. `prompt_tokens` estimates them:
+    (target, characters) -> tokens.
+    """
+    book, client, request, fault = exchange.rules.book, exchange.client, exchange.request, exchange.fault
     offset = wall - now
-    tried = tuple(_tried(attempt, book, now, offset) for attempt in exchange.attempts if attempt.tried)
-    tokens = sum((one.tokens for one in tried), NONE_COUNTED)
-    served = [one for one in tried if one.outcome == "ok"]
-    fault = exchange.fault
+    operation = request.operation if request is not None else ""
+    tried = [
+        _tried(attempt, operation, book, now, offset, prompt_tokens) for attempt in exchange.attempts if attempt.tried
+    ]
+    tokens = tried[0].tokens if len(tried) == 1 else sum((one.tokens for one in tried), NONE_COUNTED)
+    target, spent, failed, unpriced, estimated = None, 0, 0, False, False
+    for one in tried:
+        if one.cost is None:
+            unpriced = True
+        else:
+            spent += one.cost
+            failed += one.cost if one.failed else 0
+        estimated = estimated or one.estimated
+        if one.outcome == "ok":
+            target = one.target
     return Account(
         time=exchange.started + offset,
         request_id=exchange.request_id,
         client=client.name if client is not None else "-",
         tags=client.tags if client is not None else {},
         endpoint=exchange.endpoint,
-        operation=request.operation if request is not None else "",
+        operation=operation,
         model=request.model[:200] if request is not None else "",
         rule=exchange.decision.rule if exchange.decision is not None else None,
-        target=served[-1].target if served else None,
-        status=status,
-        error=_error(fault) if fault is not None else None,
+        target=target,
+        status=status if fault is None or status >= 400 else fault.status,
+        error=(fault.code or fault.type) if fault is not None else None,
         finish_reason=exchange.answer.finish_reason if exchange.answer is not None else None,
         streamed=request is not None and request.stream,
         tokens=tokens,
-        estimated=any(one.estimated for one in tried),
-        cost=sum(one.cost or 0 for one in tried),
-        unpriced=any(one.cost is None for one in tried),
-        failed_cost=sum(one.cost or 0 for one in tried if one.outcome != "ok"),
-        compared=_compared(exchange, tokens, exchange.started + offset),
+        estimated=estimated,
+        cost=spent,
+        unpriced=unpriced,
+        failed_cost=failed,
+        compared=_compared(exchange, tried, exchange.started + offset),
         first_token=exchange.first_token - exchange.started if exchange.first_token is not None else None,
         total=now - exchange.started,
-        tried=tried,
+        tried=tuple(tried),
+        traceparent=exchange.traceparent,
     )
 
 
-def _error(fault: Fault) -> str:
-    return fault.code or fault.type
-
-
-def _tried(attempt: Attempt, book: Book, now: float, offset: float) -> Tried:
+def _tried(
+    attempt: Attempt, operation: str, book: Book, now: float, offset: float, prompt_tokens: Callable[[str, int], int]
+) -> Tried:
     target = attempt.target
-    tokens, estimated = NONE_COUNTED, False
-    if attempt.usage is not None:
-        tokens = tokens_of(attempt.usage)
-    price = book.at(target.name, attempt.started + offset)
-    ended = attempt.ended if attempt.ended is not None else now
-    worth: int | None = None
-    if price is not None:
-        worth = cost(price, tokens, attempt.started + offset, attempt.busy) if attempt.accepted else 0
-    elif target.dialect in UNPAID or not attempt.accepted:
-        worth = 0
+    started = attempt.started + offset
+    tokens, estimated = _tokens_of(attempt, operation, prompt_tokens) if attempt.accepted else (NONE_COUNTED, False)
+    worth: int | None = 0
+    if attempt.accepted:
+        tariff = book.at(target.name, started)
+        if tariff is not None:
+            worth = cost(tariff, tokens, started, attempt.busy)
+        elif target.dialect not in UNPAID:
+            worth = None
+    fault = attempt.fault
     return Tried(
         target=target.name,
         provider=target.provider,
         model=target.model,
-        started=attempt.started + offset,
-        outcome=_outcome(attempt),
+        started=started,
+        outcome="ok" if attempt.completed else "left" if fault is None else fault.kind or fault.code or "refused",
         tokens=tokens,
         estimated=estimated,
         cost=worth,
         first_token=attempt.first_token - attempt.started if attempt.first_token is not None else None,
-        took=ended - attempt.started,
+        took=(now if attempt.ended is None else attempt.ended) - attempt.started,
         continues=attempt.continues,
     )
 
 
-def _outcome(attempt: Attempt) -> str:
-    if attempt.fault is not None:
-        return attempt.fault.kind or attempt.fault.code or "refused"
-    return "ok" if attempt.completed else "left"
+def _tokens_of(attempt: Attempt, operation: str, prompt_tokens: Callable[[str, int], int]) -> tuple[Tokens, bool]:
+    """What an attempt that was at work read and said, and whether that is an estimate."""
+    speaks = operation not in _SILENT
+    if attempt.usage is not None:
+        tokens = tokens_of(attempt.usage)
+        more = attempt.pieces - attempt.counted if speaks and not attempt.completed else 0
+        if more:
+            return replace(tokens, completion=tokens.completion + more), True
+        if tokens.total:
+            return tokens, False
+    if attempt.chars_sent is None:
+        return NONE_COUNTED, False
+    said = max(attempt.pieces, attempt.chars // CHARS_PER_TOKEN) if speaks else 0
+    return Tokens(prompt=prompt_tokens(attempt.target.name, attempt.chars_sent), completion=said), True
 
 
-def _compared(exchange: Exchange, tokens: Tokens, moment: float) -> int | None:
-    ledger = exchange.rules.file.ledger
-    if ledger is None or ledger.compare_to is None:
+_SILENT = frozenset({"embeddings"})
+"""Operations whose answers are no text."""
+_COMPARABLE = frozenset({"chat", "completions"})
+"""Operations that a model for text could have done instead."""
+
+
+def _compared(exchange: Exchange, tried: Sequence[Tried], moment: float) -> int | None:
+    ledger, request = exchange.rules.file.ledger, exchange.request
+    if ledger is None or not ledger.compare_to or request is None or request.operation not in _COMPARABLE:
         return None
-    price = exchange.rules.book.at(ledger.compare_to, moment)
-    return cost(price, tokens, moment) if price is not None else None
+    tariff = exchange.rules.book.at(ledger.compare_to, moment)
+    if tariff is None:
+        return None
+    useful = [one.tokens for one in tried if not one.failed]
+    if not useful:
+        return 0
+    answer = exchange.answer
+    # A caller is told of a continued or split answer what one call for all of it would have taken.
+    if len(tried) > 1 and answer is not None and answer.done and answer.usage is not None:
+        return cost(tariff, tokens_of(answer.usage), moment)
+    return cost(tariff, sum(useful, NONE_COUNTED), moment)

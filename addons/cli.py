@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +17,19 @@ import typer
 import uvloop
 from loguru import logger
 
+from addons.cli_keys import keys
+from addons.cli_options import RulesOption
+from addons.cli_report import report
 from addons.explain import SURFACES, explain, offline, shown
+from addons.keys import new_key
+from addons.local import ENDPOINTS
 from addons.logs import one_line, set_up_logging
 from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
-from rules.access import ANONYMOUS
+from rules.access import ANONYMOUS, Keys, is_digest
+from rules.callers import idle
 from rules.decide import Rules
 from wire.check import parse_body
 from wire.errors import BadRequest
@@ -38,10 +45,8 @@ app = typer.Typer(
     epilog="scripts/run without a command means run: scripts/run --port 9000. Each command has a --help of its own.",
 )
 
-RulesOption = Annotated[
-    Path | None,
-    typer.Option("--rules", help="The rules file. Default: ./rules.yaml, else the one that comes along."),
-]
+app.add_typer(keys, name="keys")
+app.command()(report)
 
 
 def main() -> None:
@@ -62,7 +67,7 @@ def loop(running: Coroutine[Any, Any, None]) -> None:
 
 
 def prepare(rules_file: Path | None, level: str | None = None) -> Rules:
-    rules, log = read_rules(rules_file, os.environ)
+    rules, log = read_rules(rules_file, os.environ, endpoints=ENDPOINTS)
     set_up_logging(level=level or log.level, form=log.form, secrets=rules.secrets)
     return rules
 
@@ -91,6 +96,8 @@ async def _run(
         logger.info("mitmweb shows every call at {}", gateway.web_url)
     if not rules.keys.required:
         logger.info("no keys are set: only this machine can call, and needs none")
+    for name in idle(rules.file):
+        logger.warning("client {}: has no key, so nobody can call in its name", name)
     for name, row in rules.file.providers.items():
         said = gateway.state.health().get(name)
         if said == "no key" or (row.dialect == "ollama" and said == "unreachable"):
@@ -124,9 +131,13 @@ def try_(
 
 
 async def _try(rules: Rules, prompt: str, model: str) -> None:
+    tokens = (token.get_secret_value().strip() for token in rules.file.proxy.auth.tokens)
+    key = next((token for token in tokens if not is_digest(token)), None)
+    if key is None:  # the file may hold digests alone: this gateway gets a key of its own
+        key = new_key()
+        rules = replace(rules, keys=Keys((key,), required=rules.keys.required))
     gateway = ProxyServer(rules, host="127.0.0.1", port=0)
     await gateway.start()
-    key = next((token.get_secret_value().strip() for token in rules.file.proxy.auth.tokens), "none")
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": prompt}]}
     failed = False
     ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -205,10 +216,12 @@ async def _nothing() -> AsyncIterator[str]:
 @app.command()
 def check(rules: RulesOption = None) -> None:
     """Read the rules file and report everything that is wrong with it."""
-    loaded, _ = read_rules(rules, os.environ)
+    loaded, _ = read_rules(rules, os.environ, endpoints=ENDPOINTS)
     file = loaded.file
     held = (len(file.providers), "provider"), (len(file.models), "model"), (len(file.rules), "rule")
     print(f"The rules are sound: {', '.join(f'{count} {noun}{"s" * (count != 1)}' for count, noun in held)}.")
+    for name in idle(file):
+        print(f"Client {name} has no key, so nobody can call in its name: set its variable, or use `unigate keys new`.")
 
 
 @app.command(name="explain")
@@ -227,7 +240,7 @@ def explain_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the bodies in full.")] = False,
 ) -> None:
     """Show where a request would go, why, and what would be sent there. Nothing is sent."""
-    loaded, _ = read_rules(rules, os.environ)
+    loaded, _ = read_rules(rules, os.environ, endpoints=ENDPOINTS)
     try:
         body = parse_body(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
         headers = dict(map(_header, header or ()))

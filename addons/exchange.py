@@ -6,7 +6,7 @@ dataclass in its metadata cannot be saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from rules.health import Candidate
 from rules.limits import Allowance
 from wire.answer import Streamed, Whole
 from wire.errors import Busy, Fault, NotAsAsked, Resting
-from wire.openai import Json, ModelRequest, Reply
+from wire.openai import Delta, Json, ModelRequest, Reading, Reply, Usage
 from wire.parts import Part
 from wire.surfaces import CHAT, Surface
 from wire.upload import Upload
@@ -84,7 +84,16 @@ class Attempt:
     completed: bool = False
     """Its answer came to its end."""
     pieces: int = 0
-    """Readings of its reply: as good as each of them is a token."""
+    """Deltas of its reply with something in them: as good as each of them is a token."""
+    chars: int = 0
+    """Characters of what it said, where it did not count its tokens itself."""
+    chars_before: int = 0
+    """Characters that the answer had already when it went on with it."""
+    chars_sent: int | None = None
+    """Characters of the prompt that it was sent, with the beginning of an answer where it is to go on with one. None:
+    its target does something else than read text."""
+    entered: float = 0.0
+    """What its server's enter() gave."""
     busy: float = 0.0
     """Seconds of its server's time that were this call's own; with n calls at once, each has an n-th of them."""
     tried: bool = False
@@ -94,8 +103,18 @@ class Attempt:
     first_token: float | None = None
     """When its first content came."""
     usage: Json | None = None
-    """As the target itself counted."""
+    """As the target itself counted, last."""
+    counted: int = 0
+    """How many of its pieces had come by then."""
     fault: Fault | None = None
+
+    def note(self, readings: Iterable[Reading]) -> None:
+        """Counts what came of its reply."""
+        for reading in readings:
+            if type(reading) is Delta:
+                self.pieces += bool(reading.delta)
+            elif type(reading) is Usage:
+                self.usage, self.counted = reading.usage, self.pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +146,8 @@ class Exchange:
     """As the table of endpoints has it: `/chat/completions`."""
     to_model: bool = False
     """It came to an endpoint whose calls go to models."""
+    traceparent: str | None = None
+    """The caller's own span, as the header of that name has it."""
     allowance: Allowance | None = None
     """What it has taken of its limits."""
     surface: Surface = CHAT
@@ -171,6 +192,12 @@ class Exchange:
         """The attempt under way."""
         attempt = self.attempts[-1] if self.attempts else None
         return attempt if attempt is not None and attempt.node is not None else None
+
+    def note_said(self) -> None:
+        """The attempt under way ends: where its target has not counted, how much it said is found in the answer."""
+        attempt = self.attempts[-1] if self.attempts else None
+        if attempt is not None and attempt.accepted and attempt.usage is None and isinstance(self.answer, Streamed):
+            attempt.chars = self.answer.said.chars - attempt.chars_before
 
     def conclude(self) -> None:
         """Before the caller gets its last bytes: what it asks for next may build on this answer."""

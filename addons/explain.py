@@ -17,11 +17,12 @@ import orjson
 
 from addons.exchange import Attempt, Exchange
 from addons.logs import one_line
+from addons.permission import check_endpoint, check_model
 from addons.responses import with_history
 from addons.route import dropped_of, facts_of, images_to_fetch, no_route, operation_at, parts_of, with_thoughts
 from addons.state import State
 from addons.verdict import in_callers_words, last_words
-from rules.access import ANONYMOUS, Client
+from rules.access import ANONYMOUS
 from rules.conditions import Seen, model_name
 from rules.decide import Decision, Rules, Target, decide
 from rules.reasons import Trial, trials
@@ -162,8 +163,13 @@ def explain(
         request = with_history(body, client, state)[0] if surface is RESPONSES and live else surface.check(body)
     except Fault as refusal:
         return replace(explained, fault=refusal)
+    rules, caller = state.rules, state.rules.keys.named(client)
+    try:
+        check_endpoint(caller, _PATHS[name].removeprefix("/v1"), rules)
+        check_model(caller, request.model, rules)
+    except Fault as refusal:
+        return replace(explained, request=request, fault=refusal)
     facts = facts_of(request, client=client, headers=headers or {}, servers=state.seen)
-    rules = state.rules
     decision = decide(rules, facts)
     explained = replace(explained, request=request, trials=tuple(trials(rules, facts)), decision=decision)
     if not decision.pools:
@@ -173,7 +179,7 @@ def explain(
         rules=rules,
         started=state.clock(),
         created=0,
-        client=Client(client),
+        client=caller,
         surface=surface,
         request=request,
         decision=decision,
@@ -320,10 +326,12 @@ def _head(explained: Explained) -> Iterable[str]:
         return
     traits = [f"{request.prompt_chars:,} characters", "streamed" if request.stream else "not streamed"]
     yield f"model {request.model}, {', '.join([*traits, *(f'with {name}' for name in _has(request))])}"
+    if explained.decision is None:
+        return
     yield ""
     yield "Rules"
     passed = [trial for trial in explained.trials if trial.failed]
-    rule = explained.decision.rule if explained.decision is not None else None
+    rule = explained.decision.rule
     width = max((len(trial.rule) for trial in passed), default=0)
     for trial in passed:
         yield f"  no   {trial.rule:{width}}  {'; '.join(trial.failed)}"

@@ -24,11 +24,13 @@ from mitmproxy.proxy.mode_specs import ProxyMode, ReverseMode
 # Under `-s` mitmproxy puts this file's own folder on the path, not the project's.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from addons.cors import Cors
 from addons.drain import drain, hang_up
 from addons.failover import Failover
 from addons.guard import Guard
 from addons.inventory import Inventory
 from addons.ledger import Ledger
+from addons.local import ENDPOINTS
 from addons.logs import set_up_logging
 from addons.request import Request
 from addons.response import Response
@@ -43,7 +45,7 @@ from rules.decide import Rules
 
 def gateway_addons(state: State) -> list[object]:
     """In the order in which hooks run: the way in, the way between, the way out."""
-    working = (Request(state), Failover(state), Response(state), Viewer(state))
+    working = (Request(state), Failover(state), Response(state), Viewer(state), Cors(state))
     return [*(Guard(addon, state) for addon in working), Life(state)]
 
 
@@ -84,8 +86,8 @@ class Life:
         remote = any(urlsplit(url).scheme == "https" for provider in providers for url in provider.urls)
         self._inventory = Inventory(state, upstream_tls() if remote else None)
         terms = state.rules.file.ledger
-        self._ledger = Ledger(terms) if terms is not None else None
-        self._tracer = Tracer(os.environ)
+        self._ledger = state.ledger = Ledger(terms, state.wall) if terms is not None else None
+        self._tracer = Tracer(state.rules.tracing)
 
     def configure(self, _updated: object) -> None:
         # mitmweb can change options while we run.
@@ -107,7 +109,11 @@ class Life:
     async def _start(self) -> None:
         if any(provider.dialect == "sandbox" for provider in self.state.rules.file.providers.values()):
             self.state.sandbox_port = self._sandbox.start()
+        limiter = self.state.limiter
+        await limiter.start()
         if self._ledger is not None:
+            if limiter.remembers:
+                limiter.restore(await self._ledger.history(self.state.wall() - limiter.remembers))
             self._ledger.start()
             self.state.watchers.append(self._ledger.put)
         if self._tracer.on:
@@ -121,6 +127,7 @@ class Life:
         await hang_up(ctx.master.addons.get("proxyserver"))
         await self._inventory.stop()
         await self._sandbox.stop()
+        await self.state.limiter.stop()
         if self._ledger is not None:
             await self._ledger.stop()
         await self._tracer.stop()
@@ -130,7 +137,7 @@ class UnderStockTools:
     """For `-s`: sets the options that the gateway needs, and refuses a start that would be unsafe."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        rules, log = read_rules(None, environment)
+        rules, log = read_rules(None, environment, endpoints=ENDPOINTS)
         self._rules = rules
         self._moved = False
         set_up_logging(level=log.level, form=log.form, secrets=rules.secrets, stock=True)

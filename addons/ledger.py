@@ -1,22 +1,247 @@
-"""The ledger: every call and every attempt, kept in a database. Writing it never slows or fails a call."""
+"""The ledger: every call and every attempt, kept in a database. Writing it never slows or fails a call.
+
+Accounts wait in a queue for a thread, which writes them together a few times a second. Where the database is away they
+go on waiting; when too many do, the oldest are dropped, and counted.
+
+The trap: the thread shares the interpreter with all calls. A thousand rows made at a stretch would hold every stream
+for as long as that takes; so the thread makes a few, and sleeps for a moment.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Event, Thread
+
+from loguru import logger
+
 from addons.account import Account
+from addons.ledger_rows import Ids, Written, written
+from addons.ledger_store import LedgerStore, Past, Refused, StoreAway, past
 from rules.terms import Ledger as LedgerTerms
+
+BOUND = 20_000
+"""Accounts that may wait."""
+PAUSE = 0.25
+"""Seconds between two batches, unless as much as a batch waits."""
+BATCH = 1000
+_AT_A_STRETCH = 16
+"""Rows that are made before the calls have their turn."""
+_TURN = 0.0005
+"""Seconds that they have it, at the least."""
+BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds to the next try after the first, the second, … failure."""
+CHECK = 60.0
+"""Seconds between two looks at what is too old or too much."""
+LAST = 3.0
+"""Seconds that the end waits for what is still to be written."""
+HISTORY = 10.0
+"""Seconds that reading history() may take."""
+MOST_HISTORY = 200_000
+"""Calls that history() gives: the latest ones."""
 
 
 class Ledger:
     """Takes accounts at any time, and writes them in batches, in a thread of its own."""
 
-    def __init__(self, terms: LedgerTerms) -> None:
+    def __init__(self, terms: LedgerTerms, wall: Callable[[], float] = time.time) -> None:
         self.terms = terms
+        self.written = 0
+        """Calls that stand in the database."""
+        self._wall = wall
+        self._waiting: deque[Account] = deque()
+        self._taken: list[Written] = []
+        """What the thread has in hand."""
+        self._making = False
+        """It has one more, of which it makes a row."""
+        self._dropped = 0
+        """Because too many waited."""
+        self._refused = 0
+        """By the database, or because no row could be made of them."""
+        self._work = Event()
+        """Something is to be done."""
+        self._hurry = Event()
+        """It is to be done at once."""
+        self._stopping = False
+        self._gives_up = False
+        self._part = BATCH
+        """How many of those are written together."""
+        self._check_at = 0.0
+        """When it is next looked whether too much is kept, of the monotonic clock."""
+        self._quiet_until = 0.0
+        """When it is next said that a row was refused."""
+        self._lost_before = 0
+        """Calls that were lost before the database was away."""
+        self._failures = 0
+        self._why = ""
+        """Why the database is away."""
+        self._store = LedgerStore(terms.url)
+        self._ids = Ids(random.getrandbits(32))
+        self._thread = Thread(target=self._run, name="ledger", daemon=True)
+
+    @property
+    def lost(self) -> int:
+        """Calls that will not stand in the database."""
+        return self._dropped + self._refused
+
+    @property
+    def backlog(self) -> int:
+        """Calls that are still to be written."""
+        # In the order in which they pass: none is missed while it moves on.
+        return len(self._waiting) + self._making + len(self._taken)
 
     def start(self) -> None:
         """Never raises: where the database is away, rows wait."""
+        self._work.set()
+        self._thread.start()
 
     def put(self, account: Account) -> None:
         """Never waits, never raises."""
+        waiting = self._waiting
+        waiting.append(account)
+        # After the append: if the thread has just found the queue empty, it is told; if not, it will see this one too.
+        count = len(waiting)
+        if count == 1:
+            self._work.set()
+        elif count >= BATCH:
+            if count > BOUND:
+                waiting.popleft()
+                self._dropped += 1
+            elif count == BATCH:
+                self._hurry.set()
 
     async def stop(self) -> None:
         """Returns when what was put is written, or cannot be within a few seconds."""
+        self._stopping = True
+        self._hurry.set()
+        self._work.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, LAST)
+        self._gives_up = True
+        if self.backlog:
+            logger.warning("the ledger lost the last {} call(s): {}", self.backlog, self._why or "they came too late")
+
+    async def history(self, since: float) -> list[Past]:
+        """Calls since a moment (Unix time), oldest first; none where they cannot be read in time."""
+        try:
+            return await asyncio.to_thread(past, self.terms.url, since, MOST_HISTORY, HISTORY)
+        except StoreAway as error:
+            logger.warning("the ledger's history cannot be read: {}", error)
+            return []
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            logger.opt(exception=True).error("the ledger's thread failed; calls are not kept any more")
+        finally:
+            self._store.close()
+
+    def _serve(self) -> None:
+        opened = False
+        while not self._gives_up:
+            if self._stopping and opened and not self.backlog:
+                return
+            if self._failures:
+                self._rest()
+            elif opened and not self._stopping:
+                if not self.backlog:
+                    self._work.wait(max(0.0, self._check_at - time.monotonic()))
+                self._hurry.wait(PAUSE)
+            self._work.clear()
+            self._hurry.clear()
+            try:
+                self._store.open()
+                opened = True
+                self._write_all()
+                self._keep_small()
+                self._is_there()
+            except (StoreAway, Refused) as error:
+                self._is_away(str(error))
+
+    def _rest(self) -> None:
+        """After a failure: until the next try."""
+        until = time.monotonic() + BACKOFF[min(self._failures, len(BACKOFF)) - 1]
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._hurry.wait(left)
+            self._hurry.clear()
+        if self._stopping:
+            time.sleep(0.05)
+
+    def _write_all(self) -> None:
+        """What waits, as long as that is a batch or more. Raises StoreAway; the next call then goes on."""
+        while not self._gives_up:
+            if not self._taken:
+                self._take()
+            full = len(self._taken) >= BATCH
+            self._write_taken()
+            if not full:
+                return
+
+    def _take(self) -> None:
+        now, ids, taken = self._wall(), self._ids, self._taken
+        for _ in range(min(BATCH, len(self._waiting))):
+            self._making = True
+            try:
+                account = self._waiting.popleft()
+            except IndexError:  # too many waited, and were dropped
+                break
+            try:
+                taken.append(written(account, ids, now))
+            except Exception as error:
+                self._refuse(f"{type(error).__name__} in {account.request_id}")
+            self._making = False
+            if len(taken) % _AT_A_STRETCH == 0 and not self._stopping:
+                time.sleep(_TURN)
+        self._making = False
+        self._part = BATCH
+
+    def _write_taken(self) -> None:
+        taken = self._taken
+        while taken and not self._gives_up:
+            part = taken[: self._part]
+            try:
+                self._store.write(part, again=self._failures > 0)
+            except Refused as error:
+                # One row that cannot be written must not keep the others from it.
+                if len(part) > 1:
+                    self._part = len(part) // 2
+                    continue
+                self._refuse(str(error))
+            else:
+                self.written += len(part)
+            del taken[: len(part)]
+            self._part = min(BATCH, self._part * 2)
+
+    def _keep_small(self) -> None:
+        """One step of it, when it is due: writing has its turn between two of them."""
+        if self._stopping or time.monotonic() < self._check_at:
+            return
+        if not self._store.expire(self._wall() - self.terms.keep) and not self._store.shrink(self.terms.size):
+            self._check_at = time.monotonic() + CHECK
+
+    # -- what is said of it, once for each change
+
+    def _refuse(self, why: str) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + CHECK
+            logger.warning("the ledger cannot keep a call ({}); {} so far", why, self._refused)
+
+    def _is_away(self, why: str) -> None:
+        if not self._failures:
+            logger.warning("the ledger cannot be written, and up to {} calls wait: {}", BOUND, why)
+            self._lost_before = self.lost
+        self._failures += 1
+        self._why = why
+
+    def _is_there(self) -> None:
+        if self._failures:
+            logger.warning("the ledger is written again; {} call(s) were lost", self.lost - self._lost_before)
+        self._failures, self._why = 0, ""

@@ -1,28 +1,261 @@
-"""Limits on calls: a call takes its estimated share before it begins, and is settled with what it really used."""
+"""Limits on calls: a call takes its estimated share before it begins, and is settled with what it really used.
+
+Settling happens exactly once, whatever becomes of a call, and never makes anybody wait: in memory it is done at once,
+and a store elsewhere is told in the background.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from loguru import logger
 
 from addons.account import Account
+from addons.counters import Spent, StoreAway
+from addons.counters_away import Watched
+from addons.counters_memory import Counts, MemoryStore
 from addons.exchange import Exchange
-from rules.limits import Limits
+from addons.refusals import SOON, fault_of
+from addons.stores import open_store
+from rules.access import Client
+from rules.decide import Rules
+from rules.estimates import Estimates
+from rules.limits import Allowance, Estimate, charges_of, limit_headers, refusal, used_of
+from rules.prices import Tokens, cost
+from rules.quota import NANOS, Charge, parse_limits
+from wire.completions import CompletionRequest
+from wire.errors import LimitsUnknown
+from wire.openai import ChatRequest, ModelRequest
+
+_LAST = 1.0
+"""Seconds that the end waits for a store to be told of the last calls."""
+_WORDS = {"open": "calls pass without limits", "closed": "calls are refused"}
 
 
 class Limiter:
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        rules: Rules,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`clock` and `wall` go on together: monotonic seconds, and Unix time."""
+        self._rules = rules
+        self._clock = clock
+        self._wall = wall
+        self.decided: Callable[[str], None] = lambda decision: None
+        """Is told what became of each call that a limit is for: `admitted`, the kind of the limit that it did not fit,
+        or `unchecked`, `unavailable` while the store is away."""
+        self.estimates = Estimates()
+        """What calls to each target have used."""
+        self._aside: dict[str, int] = {}
+        """Of budgets: what calls that are under way took. NANOS."""
+        self._telling: set[asyncio.Task[None]] = set()
+        self.counts: Counts | None = None
+        """Where limits are counted, if that is here."""
+        self.store: Watched | None = None
+        """And if it is elsewhere."""
+        terms = rules.file.limits
+        store = open_store(terms.store)
+        if isinstance(store, MemoryStore):
+            self.counts = store.counts
+            self.counts.clock = clock
+        else:
+            self.store = Watched(store, chance, _WORDS[terms.if_away])
+
+    @property
+    def away(self) -> bool | None:
+        """Whether the store cannot be reached; None where limits are counted here."""
+        return self.store.away if self.store is not None else None
+
+    async def start(self) -> None:
+        if self.store is not None:
+            await self.store.start()
+
+    async def stop(self) -> None:
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=_LAST)
+        if self.store is not None:
+            await self.store.close()
+
+    # -- on the way in
 
     def admit(self, exchange: Exchange) -> Awaitable[None] | None:
         """Takes what the call is estimated to use of each limit, and leaves the allowance in the exchange.
 
         Raises LimitReached, TokensReached, NeverFits, QuotaUsedUp or LimitsUnknown, at once or when awaited. None:
-        nothing limits the call.
+        it may go on.
         """
+        client, request = exchange.client, exchange.request
+        assert client is not None
+        assert request is not None
+        applying = exchange.rules.limits.of(client, request.model)
+        if not applying:
+            return None
+        charges = charges_of(applying, lambda: self._estimate(exchange, request))
+        if self.counts is None:
+            return self._ask(exchange, charges)
+        self._conclude(exchange, charges, self.counts.spend(charges, exchange.request_id))
         return None
 
+    async def _ask(self, exchange: Exchange, charges: tuple[Charge, ...]) -> None:
+        assert self.store is not None
+        try:
+            spent = await self.store.spend(charges, exchange.request_id)
+        except StoreAway:
+            if exchange.rules.file.limits.if_away == "open":
+                self.decided("unchecked")
+                return
+            self.decided("unavailable")
+            raise LimitsUnknown(
+                "The limits of this gateway cannot be checked at the moment, so it takes no calls. Try again in a "
+                "moment.",
+                retry_after=SOON,
+            ) from None
+        self._conclude(exchange, charges, spent)
+
+    def _conclude(self, exchange: Exchange, charges: tuple[Charge, ...], spent: Spent) -> None:
+        headers = limit_headers(charges, spent.standings)
+        if not spent.admitted:
+            exchange.allowance = Allowance((), (), "", headers, settled=True)
+            refused = refusal(charges, spent.standings)
+            assert exchange.request is not None
+            self.decided(refused.charge.limit.kind)
+            raise fault_of(refused, exchange.request.model, under_way=self._aside.get(refused.charge.key, 0))
+        self.decided("admitted")
+        exchange.allowance = Allowance(charges, spent.slots, exchange.request_id, headers)
+        for charge in charges:
+            if charge.limit.kind == "usd":
+                self._aside[charge.key] = self._aside.get(charge.key, 0) + charge.amount
+        if exchange.ended:  # while the store was asked
+            self.forget(exchange)
+
+    def _estimate(self, exchange: Exchange, request: ModelRequest) -> Estimate:
+        assert exchange.decision is not None
+        target = exchange.decision.pools[0].targets[0]
+        size = size_of(request)
+        expected = self.estimates.expect(target.name, request.prompt_chars, at_most=size.at_most)
+        prompt, answer = expected.prompt * size.sent, expected.answer * size.answers
+        now = self._wall()
+        price = exchange.rules.book.at(target.name, now)
+        usd = cost(price, Tokens(prompt=prompt, completion=answer), now) if price is not None else 0
+        return Estimate(prompt + answer, expected.certain, usd)
+
+    # -- on the way out
+
     def settle(self, exchange: Exchange, account: Account) -> None:
-        """The call is over: what it took and did not use is given back. Never raises, and never waits."""
+        """The call is over: what it took and did not use is given back. Never waits."""
+        self._learn(exchange, account)
+        allowance = exchange.allowance
+        if allowance is not None and not allowance.settled:
+            tokens, usd = account.tokens.total, account.cost
+            self._return(allowance, tuple([used_of(charge, tokens, usd) for charge in allowance.charges]))
 
     def forget(self, exchange: Exchange) -> None:
         """The call is over and nobody settled it: all that it took is given back."""
+        allowance = exchange.allowance
+        if allowance is not None and not allowance.settled:
+            self._return(allowance, (0,) * len(allowance.charges))
+
+    def _return(self, allowance: Allowance, used: Sequence[int]) -> None:
+        allowance.settled = True
+        for charge in allowance.charges:
+            if charge.limit.kind == "usd":
+                self._aside[charge.key] -= charge.amount
+        if self.counts is not None:
+            self.counts.settle(allowance.charges, allowance.taken, used, allowance.lease)
+        else:
+            task = asyncio.create_task(self._tell(allowance, used))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, allowance: Allowance, used: Sequence[int]) -> None:
+        assert self.store is not None
+        try:
+            await self.store.settle(allowance.charges, allowance.taken, used, allowance.lease)
+        except StoreAway:
+            pass  # the store has said so
+        except Exception:
+            logger.opt(exception=True).error("what a call used could not be counted")
+
+    def _learn(self, exchange: Exchange, account: Account) -> None:
+        """From an answer that one target gave alone, and counted itself: all else does not say what a call takes."""
+        request = exchange.request
+        if request is None or exchange.parts or not account.tried:
+            return
+        last = account.tried[-1]
+        if last.outcome == "ok" and not last.estimated and not last.continues:
+            size = size_of(request)
+            self.estimates.learn(last.target, request.prompt_chars, last.tokens, answers=size.answers)
+
+    # -- what is shown
+
+    def rows(self, client: Client) -> list[dict[str, Any]]:
+        """A client's own limits, as /gateway/status shows them to it; none where limits are counted elsewhere."""
+        own = [charge for charge in self._rules.limits.of(client, "") if not charge.shared]
+        if self.counts is None:
+            return []
+        return [
+            {
+                "limit": charge.limit.written,
+                "used": at.used / NANOS if charge.limit.kind == "usd" else at.used,
+                "reset_seconds": round(at.reset, 3),
+            }
+            for charge, at in zip(own, self.counts.look(own), strict=True)
+        ]
+
+    # -- after a restart
+
+    @property
+    def remembers(self) -> float:
+        """Seconds of the past that limits are about: what restore() wants to know. 0: nothing of it."""
+        if self.counts is None:
+            return 0.0
+        limits = self._rules.limits
+        own = [limit for row in self._rules.file.clients.values() for limit in parse_limits(row.limits or ())]
+        of_models = [limit for _, _, texts in limits.models for limit in texts]
+        return max((limit.seconds for limit in (*limits.overall, *limits.each_client, *own, *of_models)), default=0.0)
+
+    def restore(self, calls: Iterable[tuple[float, str, str, int, int]]) -> None:
+        """Counts calls of the past: (Unix time, client, model as it was asked for, tokens, NANOS), oldest first."""
+        counts = self.counts
+        assert counts is not None
+        now, offset = self._clock(), self._wall() - self._clock()
+        known: dict[tuple[str, str], tuple[Charge, ...]] = {}
+        for moment, client, model, tokens, usd in calls:
+            charges = known.get((client, model))
+            if charges is None:
+                applying = self._rules.limits.of(self._rules.keys.named(client), model)
+                charges = known[client, model] = charges_of(applying, lambda: Estimate(0, 0, 0))
+            at = min(moment - offset, now)
+            for charge in charges:
+                used = used_of(charge, tokens, usd)
+                if used and at > now - charge.limit.seconds:
+                    counts.add(charge, used, at)
+
+
+class Size(NamedTuple):
+    """What of a request says how much it takes."""
+
+    sent: int
+    """How many times its prompt is sent, where a target gives one answer at a time."""
+    answers: int
+    at_most: int | None
+    """Tokens that the caller allows each of them."""
+
+
+def size_of(request: ModelRequest) -> Size:
+    match request:
+        case ChatRequest():
+            body = request.body
+            at_most = body.get("max_completion_tokens")
+            return Size(request.choices, request.choices, body.get("max_tokens") if at_most is None else at_most)
+        case CompletionRequest():
+            return Size(request.best_of, request.samples, request.max_tokens)
+        case _:
+            return Size(1, 0, None)

@@ -14,6 +14,7 @@ from mitmproxy import http
 from addons import responses
 from addons.exchange import Exchange, readable
 from addons.explain import explain
+from addons.exposition import exposition
 from addons.route import HeaderView
 from addons.state import State
 from addons.status import status_of
@@ -73,18 +74,24 @@ def _model(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Respon
         if model["id"] == wanted or model_name(model["id"]) == model_name(wanted):
             return _json(exchange, model)
     for _, fits in exchange.rules.aliases:
-        if fits(wanted):
+        if fits(wanted) and may_name(exchange, wanted):
             return _json(exchange, {"id": wanted, "object": "model", "created": state.started, "owned_by": "unigate"})
     raise ModelNotFound(f"The model `{wanted[:200]}` does not exist or you do not have access to it.", param="model")
 
 
+def may_name(exchange: Exchange, model: str) -> bool:
+    client = exchange.client
+    return client is None or client.models is None or client.models(model)
+
+
 def list_models(exchange: Exchange, state: State) -> Iterator[Json]:
-    """Virtual models, what the local servers have now, and the remote models that the rules name or leave open."""
+    """Virtual models, what the local servers have now, and the remote models that the rules name or leave open; of
+    them those that the client may name."""
     file = exchange.rules.file
     listed: set[str] = set()
 
     def row(name: str, owner: str) -> Iterator[Json]:
-        if name not in listed and "{" not in name:
+        if name not in listed and "{" not in name and may_name(exchange, name):
             listed.add(name)
             yield {"id": name, "object": "model", "created": state.started, "owned_by": owner}
 
@@ -114,7 +121,14 @@ def _health(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
 
 
 def _status(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
-    return _json(exchange, asdict(status_of(state)) | {"targets": state.nodes.rows()})
+    said = asdict(status_of(state)) | {"targets": state.nodes.rows()}
+    own = state.limiter.rows(exchange.client) if exchange.client is not None else []
+    return _json(exchange, said | ({"limits": own} if own else {}))
+
+
+def _metrics(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    text, content_type = exposition(state, flow.request.headers.get("accept", ""))
+    return http.Response.make(200, text, {"content-type": content_type} | exchange.headers())
 
 
 def _explain(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
@@ -148,6 +162,7 @@ _TABLE = {
     "/models": Endpoint(("GET", "HEAD"), _models),
     "/models/{id:path}": Endpoint(("GET", "HEAD"), _model),
     "/health": Endpoint(("GET", "HEAD"), _health, open=True, to_the_end=True),
+    "/metrics": Endpoint(("GET", "HEAD"), _metrics, to_the_end=True),
     "/gateway/status": Endpoint(("GET", "HEAD"), _status, to_the_end=True),
     "/gateway/explain": Endpoint(("POST",), _explain),
 }

@@ -29,6 +29,36 @@ class Server:
     """What that failure said."""
     nodes: WeakValueDictionary[str, Node] = field(default_factory=WeakValueDictionary)
     """By model."""
+    working: int = 0
+    """Calls that it has in hand."""
+    _shared: float = 0.0
+    """Seconds that each of them would have had, had it been there since the server was idle last."""
+    _seen: float = 0.0
+    """When that was counted."""
+
+    def enter(self, now: float) -> float:
+        """A call begins; returns what leave() wants to know of it.
+
+        With n calls at once each of them has an n-th of the time: a clock that goes on at that pace says at any moment
+        what a call has had, without a look at the others. The shares add up to the time in which there was any call.
+        """
+        self._count(now)
+        self.working += 1
+        return self._shared
+
+    def leave(self, entered: float, now: float) -> float:
+        """A call has ended; returns the seconds of the server's time that were its own."""
+        self._count(now)
+        self.working -= 1
+        share = self._shared - entered
+        if not self.working:
+            self._shared = 0.0  # it loses no precision in a year without a restart
+        return share
+
+    def _count(self, now: float) -> None:
+        if self.working:
+            self._shared += (now - self._seen) / self.working
+        self._seen = now
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)

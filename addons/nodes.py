@@ -10,7 +10,6 @@ rules/health.py's, the order among equals rules/balance.py's.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -32,7 +31,7 @@ from rules.health import (
     succeeded,
     weight_of,
 )
-from rules.prices import expected_cost, price_at
+from rules.prices import UNPAID, expected_cost
 from wire.errors import CallForbidden, Fault, ModelMissing
 
 KEY_REST = 60.0
@@ -109,7 +108,7 @@ class Nodes:
                     self._load,
                     turn=self._turn(pool.name, takes_turn),
                     chance=chance,
-                    cost=lambda target: _cost(rules, target, prompt_chars, today),
+                    cost=lambda target: self._cost(rules, target, prompt_chars, today),
                 )
             )
         )
@@ -131,6 +130,12 @@ class Nodes:
             loaded=target.known_as in self.loaded.get(target.url, ()),
             first_token=believed,
         )
+
+    def _cost(self, rules: Rules, target: Target, prompt_chars: int, today: float) -> float | None:
+        tariff = rules.book.at(target.name, today)
+        if tariff is None:
+            return 0.0 if target.dialect in UNPAID else None
+        return expected_cost(tariff, prompt_chars, today, self.of(target).took or 0.0)
 
     # -- what became of a call
 
@@ -296,10 +301,3 @@ class Nodes:
 
 def _average(known: float | None, seconds: float) -> float:
     return seconds if known is None else known + _SMOOTHING * (seconds - known)
-
-
-def _cost(rules: Rules, target: Target, prompt_chars: int, today: float) -> float | None:
-    price = price_at(rules.file.prices, target.name, datetime.fromtimestamp(today, UTC).date())
-    if price is None:
-        return 0.0 if target.dialect in ("ollama", "sandbox") else None
-    return expected_cost(price, prompt_chars)

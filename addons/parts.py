@@ -164,8 +164,8 @@ class FanOut:
     def _take_leave(self, part: PartStream) -> None:
         assert part.exchange is not None
         part.exchange.ended = True
-        self._exchange.attempts += part.exchange.attempts
-        self._live.pop(part.number, None)
+        if self._live.pop(part.number, None) is not None:  # else it was called off in the middle of a hook
+            self._exchange.attempts += part.exchange.attempts
 
     def cancel(self) -> CommandGenerator[None]:
         """Calls off what is still under way: the caller has left, or a part has failed."""
@@ -269,4 +269,5 @@ class PartStream(GatewayStream):
         assert self.exchange is not None
         logger.opt(exception=True).error("the layer failed, {}: the call is ended", self.exchange.request_id)
         yield from self._let_go()
+        self.state.let_go(self.exchange)
         yield from self._of.part_crashed(self)

@@ -135,9 +135,21 @@ def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, probes
         raise
     if probes is None:
         probes = node.begin()
-    exchange.attempts.append(Attempt(target, state.clock(), node=node, probes=probes))
+    now = state.clock()
+    sent = None if exchange.upstream.relays else exchange.request.prompt_chars + _chars_added(exchange)
+    entered = node.server.enter(now)
+    exchange.attempts.append(Attempt(target, now, node=node, probes=probes, chars_sent=sent, entered=entered))
     exchange.place = place
     return True
+
+
+def _chars_added(exchange: Exchange) -> int:
+    """Characters that the next attempt is sent beside the caller's own."""
+    if exchange.begun and isinstance(exchange.answer, Streamed):
+        return len(exchange.answer.said.text)
+    if exchange.repair is not None:
+        return len(exchange.repair.answer) + len(exchange.repair.message)
+    return 0
 
 
 def _out(plan: tuple[Candidate[Target], ...], place: int) -> tuple[Candidate[Target], ...]:

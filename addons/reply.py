@@ -22,7 +22,7 @@ from addons.exchange import Exchange
 from addons.state import State
 from wire.answer import Streamed, Whole
 from wire.errors import Fault, Garbled
-from wire.openai import FINISHED, Delta, Finished, Reading, Reply, Usage, is_content
+from wire.openai import FINISHED, Delta, Finished, Reading, Reply, is_content
 from wire.rejections import rejection
 from wire.relay import is_events
 from wire.resume import Joint
@@ -121,11 +121,13 @@ class ReplyStream(CallerStream):
     def _take(self, readings: list[Reading]) -> CommandGenerator[None]:
         exchange = self.exchange
         assert exchange is not None
-        exchange.attempts[-1].pieces += len(readings)
-        if type(readings[-1]) is not Delta:
-            for reading in readings:
-                if type(reading) is Usage:
-                    exchange.attempts[-1].usage = reading.usage
+        attempt = exchange.attempts[-1]
+        first = readings[0]
+        if len(readings) == 1 and type(first) is Delta:  # nearly always
+            if first.delta:
+                attempt.pieces += 1
+        else:
+            attempt.note(readings)
         if not self._speaks:
             if any(is_content(reading) for reading in readings):
                 self._first_content(exchange)
@@ -165,6 +167,7 @@ class ReplyStream(CallerStream):
             yield from self._fail(fault)
             return
         if isinstance(answer, Whole):
+            exchange.attempts[-1].chars += _chars_in(readings)
             data = answer.write(readings if fault is None else [*_before(readings), FINISHED])
             if self._speaks:
                 self._set_idle(exchange)
@@ -238,6 +241,20 @@ def _fault_in(readings: list[Reading]) -> Fault | None:
         if isinstance(reading, Finished):
             return None
     return None
+
+
+def _chars_in(readings: list[Reading]) -> int:
+    """Characters of text, reasoning and calls."""
+    chars = 0
+    for reading in readings:
+        if isinstance(reading, Delta):
+            for key, value in reading.delta.items():
+                if isinstance(value, str):
+                    chars += len(value)
+                elif key == "tool_calls":
+                    called = [call.get("function") or call.get("custom") or {} for call in value]
+                    chars += sum(len(text) for one in called for text in one.values() if isinstance(text, str))
+    return chars
 
 
 def _before(readings: list[Reading]) -> list[Reading]:

@@ -14,29 +14,30 @@ from loguru import logger
 from mitmproxy.http import HTTPFlow
 from mitmproxy.net.http.url import parse_authority
 
+from addons.cors import preflight
 from addons.exchange import Exchange, readable
 from addons.fetch import host_of
 from addons.http1 import fault_response
 from addons.local import Endpoint, endpoint_at
 from addons.logs import one_line
+from addons.permission import check_endpoint, check_model, identify
 from addons.plan import decide_next
 from addons.route import HeaderView, facts_of, images_to_fetch, no_route, parts_of
 from addons.spool import Spool
 from addons.state import State, new_request_id
-from rules.access import Client, bearer, is_local_origin
-from rules.decide import Decision, decide
+from rules.access import bearer, is_local_origin
+from rules.decide import Decision, Rules, decide
+from rules.paths import permits
 from wire.check import parse_body
 from wire.errors import (
     BadRequest,
     Fault,
     Forbidden,
-    KeyMissing,
     MethodNotAllowed,
     NoRoute,
     NotFound,
     ShuttingDown,
     TooLarge,
-    Unauthorized,
 )
 from wire.multipart import is_form
 from wire.openai import ChatRequest, ModelRequest
@@ -78,22 +79,34 @@ class Request:
         if flow.client_conn not in state.served:
             raise Fault("This connection is not served by the gateway.")
         endpoint = find_endpoint(flow)
+        if endpoint is not None and not is_offered(endpoint, exchange.rules):
+            endpoint = None
         if state.draining and not (endpoint is not None and endpoint.to_the_end):
             raise ShuttingDown("The gateway is shutting down. Try again in a moment.", retry_after=5)
         # One look at all headers: mitmproxy's own way to find one costs as much as reading them all.
         head = {name.lower(): value for name, value in flow.request.headers.fields}
+        parent = head.get(b"traceparent")
+        if parent is not None:
+            exchange.traceparent = parent.decode("latin-1")
+        if flow.request.method == "OPTIONS":
+            flow.response = preflight(exchange, endpoint, head)
+            if flow.response is not None:
+                return
         if not (endpoint is not None and endpoint.open):
-            exchange.client = identify(exchange, key)
+            exchange.client = identify(exchange.rules, key, state.wall())
         origin = head.get(b"origin")
-        if origin is not None and not exchange.rules.keys.required and not is_local_origin(origin.decode("latin-1")):
+        if origin is not None and not may_call(origin.decode("latin-1"), exchange.rules):
             raise Forbidden(
-                "Without keys, calls from web pages of other sites are refused. Set API_KEYS and send one of them."
+                "Without keys, calls from web pages of other sites are refused. List the page's origin under "
+                "proxy.cors.origins, or set API_KEYS and send one of them."
             )
         if endpoint is not None:
             exchange.endpoint, exchange.to_model = endpoint.path, endpoint.answer is None
         else:
             path = readable(flow.request.path.partition("?")[0])
             raise NotFound(f"Invalid URL ({readable(flow.request.method)[:20]} {path[:200]})")
+        if exchange.client is not None:
+            check_endpoint(exchange.client, endpoint.path, exchange.rules)
         if flow.request.method not in endpoint.methods:
             method = readable(flow.request.method)[:20]
             raise MethodNotAllowed(f"Not allowed to {method} here; use {' or '.join(endpoint.methods)}.")
@@ -136,6 +149,7 @@ class Request:
         exchange.request = request
         client = exchange.client
         assert client is not None
+        check_model(client, request.model, exchange.rules)
         facts = facts_of(request, client=client.name, headers=HeaderView(flow), servers=self.state.seen)
         decision = exchange.decision = decide(exchange.rules, facts)
         if not decision.pools:
@@ -248,20 +262,16 @@ def show_host(flow: HTTPFlow) -> None:
     data.host, data.port = host, port or (443 if flow.client_conn.tls else 80)
 
 
-def identify(exchange: Exchange, key: str | None) -> Client:
-    """Who calls; raises Unauthorized in OpenAI's words."""
-    match exchange.rules.keys.identify(key):
-        case Client() as client:
-            return client
-        case denied if denied.shown is None:
-            raise KeyMissing(
-                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or as ?api_key=YOUR_KEY."
-            )
-        case denied:
-            raise Unauthorized(
-                f"Incorrect API key provided: {denied.shown}. Use a key that this gateway was given in API_KEYS."
-            )
+def may_call(page: str, rules: Rules) -> bool:
+    """Whether pages of this origin may call: with keys whoever has one, without any those that we know of."""
+    if rules.keys.required or is_local_origin(page):
+        return True
+    return rules.origins is not None and rules.origins.answer_to(page) is not None
+
+
+def is_offered(endpoint: Endpoint, rules: Rules) -> bool:
+    """Whether the rules let an endpoint be answered at all."""
+    return endpoint.open or rules.endpoints is None or permits(rules.endpoints, endpoint.path)
 
 
 def find_endpoint(flow: HTTPFlow) -> Endpoint | None:

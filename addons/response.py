@@ -7,6 +7,7 @@ from mitmproxy.http import HTTPFlow
 
 from addons.account import account_of
 from addons.exchange import Exchange, readable
+from addons.ledger_content import answer_of, prompt_of
 from addons.logs import one_line
 from addons.state import State
 from wire.errors import ClientGone, Fault
@@ -40,10 +41,19 @@ class Response:
         now = state.clock()
         took = now - exchange.started
         if exchange.client is not None and exchange.to_model:
-            account = account_of(exchange, status=status, now=now, wall=state.wall())
+            learned = state.limiter.estimates.prompt
+            account = account_of(exchange, status=status, now=now, wall=state.wall(), prompt_tokens=learned)
+            if state.content is not None:
+                kept = state.content
+                account = account._replace(
+                    prompt=prompt_of(exchange, kept, state.clean),
+                    answer=answer_of(exchange, kept, state.clean),
+                )
             state.limiter.settle(exchange, account)
             for tell in state.watchers:
                 tell(account)
+        elif exchange.client is None and exchange.fault is not None:
+            state.metrics.refused(status)
         flow.comment = comment(exchange)
         if flow.request.data.content is None:
             flow.request.data.content = b""  # refused before its body was read; mitmweb's page fails over None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import certifi
@@ -13,9 +13,14 @@ from dotenv import dotenv_values
 
 from rules.decide import Rules
 from rules.load import RulesError, load_rules
+from rules.reader import SECRETS, secrets_named
+from rules.stores import SQLITE
 from wire.profiles import PROFILES
 
 SHIPPED_RULES = Path(__file__).resolve().parent.parent / "rules.yaml"
+SECRETS_FOLDER = "/run/secrets"
+"""Where Docker mounts a service's secrets; SECRETS_DIR names another folder."""
+LONGEST_SECRET = 64 * 1024
 
 
 class SettingsError(ValueError):
@@ -28,29 +33,81 @@ class LogSettings:
     form: str
 
 
-def read_rules(path: Path | None, environment: Mapping[str, str]) -> tuple[Rules, LogSettings]:
-    """The rules file and what goes with it; raises SettingsError.
+def read_rules(
+    path: Path | None, environment: Mapping[str, str], *, endpoints: Collection[str] = ()
+) -> tuple[Rules, LogSettings]:
+    """The rules file and what goes with it; raises SettingsError. `endpoints` as load_rules() has them.
 
     Without a path: ./rules.yaml, or the one that comes with unigate. A .env file beside the rules file counts as
     environment; what the environment itself says wins.
     """
-    if path is None:
-        here = Path("rules.yaml")
-        path = here if here.exists() else SHIPPED_RULES
+    path = find_rules(path)
+    text = read_text(path)
+    merged = environment_for(text, path, environment)
     try:
-        text = path.read_text("utf-8")
+        rules = load_rules(text, merged, name=str(path), profiles=PROFILES, endpoints=endpoints)
+    except RulesError as error:
+        raise SettingsError(str(error)) from None
+    rules = _with_ledger_beside(rules, path.resolve().parent)
+    debug = merged.get("DEBUG", "").lower() in ("1", "true", "yes", "on")
+    level = merged.get("LOG_LEVEL") or ("DEBUG" if debug else "INFO")
+    return rules, LogSettings(level, merged.get("LOG_FORMAT", "").lower())
+
+
+def _with_ledger_beside(rules: Rules, folder: Path) -> Rules:
+    """A ledger's file whose path is relative is one beside the rules file, wherever we were started."""
+    ledger = rules.file.ledger
+    if ledger is None or not ledger.url.startswith(SQLITE):
+        return rules
+    placed = ledger.model_copy(update={"url": f"{SQLITE}{folder / ledger.url.removeprefix(SQLITE)}"})
+    return replace(rules, file=rules.file.model_copy(update={"ledger": placed}))
+
+
+def find_rules(path: Path | None) -> Path:
+    """The rules file that is meant where none is named."""
+    here = Path("rules.yaml")
+    return path or (here if here.exists() else SHIPPED_RULES)
+
+
+def read_text(path: Path) -> str:
+    """A rules file's text with the ends of lines that it has; raises SettingsError."""
+    try:
+        return path.read_bytes().decode()
     except FileNotFoundError:
         raise SettingsError(f"there is no rules file at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the rules file {path} cannot be read: {error}") from None
+
+
+def environment_for(text: str, path: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """What `${...}` may stand for in the rules file at a path; raises SettingsError for a secret that cannot be read.
+
+    A mounted secret goes in under `secrets:` and its name. Only those that the text asks for are read.
+    """
     merged = {**read_env_file(path.resolve().parent / ".env"), **environment}
+    folder = Path(merged.get("SECRETS_DIR") or SECRETS_FOLDER)
+    for name in secrets_named(text):
+        secret = read_secret(folder / name)
+        if secret is not None:
+            merged[SECRETS + name] = secret
+    return merged
+
+
+def read_secret(file: Path) -> str | None:
+    """A secret's text without the line's end that editors put there; None where there is no such file. Raises
+    SettingsError."""
     try:
-        rules = load_rules(text, merged, name=str(path), profiles=PROFILES)
-    except RulesError as error:
-        raise SettingsError(str(error)) from None
-    debug = merged.get("DEBUG", "").lower() in ("1", "true", "yes", "on")
-    level = merged.get("LOG_LEVEL") or ("DEBUG" if debug else "INFO")
-    return rules, LogSettings(level, merged.get("LOG_FORMAT", "").lower())
+        with file.open("rb") as opened:
+            content = opened.read(LONGEST_SECRET + 1)
+        if len(content) > LONGEST_SECRET:
+            raise SettingsError(f"the secret {file} is too long: {LONGEST_SECRET // 1024} KiB at most")
+        return content.decode().rstrip("\r\n")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise SettingsError(f"the secret {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"the secret {file} is not UTF-8 text") from None
 
 
 def read_env_file(path: Path) -> dict[str, str]:

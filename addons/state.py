@@ -18,9 +18,11 @@ from mitmproxy.proxy.events import Event
 from addons.account import Account
 from addons.exchange import Attempt, Exchange, Exchanges
 from addons.fetch import Fetcher
+from addons.ledger import Ledger
 from addons.limiter import Limiter
 from addons.logs import redactor
 from addons.models import Models
+from addons.node import Node
 from addons.nodes import Nodes
 from addons.response_store import ResponseStore
 from addons.telemetry import Metrics
@@ -84,6 +86,8 @@ class State:
     """Tells the inventory that a provider's server did not answer."""
     watchers: list[Callable[[Account], None]] = field(default_factory=list)
     """Are told of each call to a model that is over: the ledger, the metrics, the traces."""
+    ledger: Ledger | None = None
+    """Where calls are kept, if anywhere."""
     nudge: Callable[[ClientConnection], None] = lambda client: None
     """Lets the layer of a caller's connection look at its streams: something that one of them waits for is there."""
 
@@ -103,13 +107,17 @@ class State:
         """What models thought before they called a tool."""
         self.responses = ResponseStore(self.clock)
         """Responses that callers may build upon."""
+        ledger = self.rules.file.ledger
+        self.content = ledger.content if ledger is not None else None
+        """How many bytes of a prompt and of an answer the ledger keeps; None: nothing of either."""
         self.models = Models()
         """What is known of each model; the inventory's to say."""
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.rules.file)
         """What Prometheus is told."""
         self.watchers.append(self.metrics.count)
-        self.limiter = Limiter(self.rules.limits)
+        self.limiter = Limiter(self.rules, self.clock, self.wall, self.chance)
         """Keeps calls within the limits of the rules."""
+        self.limiter.decided = self.metrics.decided
         self.fetcher = Fetcher(clock=self.clock)
         """Fetches images for models that take no URLs."""
 
@@ -141,7 +149,9 @@ class State:
         if self.draining:
             status = "unhealthy"
         models = sorted(name for provider in real for name in self.names.get(provider, ()))
-        return {"status": status, **said, "models": models, "breakers": self.nodes.not_closed()}
+        lost = self.limiter.away
+        store = {} if lost is None else {"limits": "away" if lost else "connected"}
+        return {"status": status, **said, "models": models, "breakers": self.nodes.not_closed(), **store}
 
     def in_flight(self) -> list[Exchange]:
         return [exchange for exchange in self.exchanges.values() if not exchange.ended]
@@ -157,17 +167,26 @@ class State:
     def attempt_done(self, exchange: Exchange) -> None:
         """The answer is complete."""
         attempt = exchange.serving
-        if attempt is not None and attempt.node is not None:
-            node, attempt.node = attempt.node, None
-            attempt.ended, attempt.completed = self.clock(), True
-            self.nodes.went_well(node, attempt.ended - attempt.started, attempt.probes)
+        node, took = self._end(attempt)
+        if attempt is not None and node is not None:
+            exchange.note_said()
+            attempt.completed = True
+            self.nodes.went_well(node, took, attempt.probes)
 
     def attempt_failed(self, attempt: Attempt, fault: Fault) -> None:
         attempt.fault = fault
-        node, attempt.node = attempt.node, None
+        node, took = self._end(attempt)
         if node is not None:
-            attempt.ended = self.clock()
-            self.nodes.went_wrong(node, fault, attempt.probes, attempt.ended - attempt.started)
+            self.nodes.went_wrong(node, fault, attempt.probes, took)
+
+    def _end(self, attempt: Attempt | None) -> tuple[Node | None, float]:
+        """The node that the attempt had its place on, whoever asks for it first, and how many seconds it took."""
+        if attempt is None or attempt.node is None:
+            return None, 0.0
+        node, attempt.node = attempt.node, None
+        attempt.ended = self.clock()
+        attempt.busy = node.server.leave(attempt.entered, attempt.ended)
+        return node, attempt.ended - attempt.started
 
     def let_go(self, exchange: Exchange) -> None:
         """The call is over, however it ended: it holds no place and stands in no queue any more."""
@@ -176,7 +195,7 @@ class State:
         if exchange.spool is not None:
             exchange.spool.close()
         attempt = exchange.serving
-        if attempt is not None and attempt.node is not None:
-            node, attempt.node = attempt.node, None
-            attempt.ended = self.clock()
+        node, _ = self._end(attempt)
+        if attempt is not None and node is not None:
+            exchange.note_said()
             self.nodes.left(node, attempt.probes)

@@ -170,6 +170,7 @@ class GatewayStream(SendingStream):
         if fault.detail:
             fault.detail = self.state.clean(fault.detail)
         exchange.attempts[-1].fault = fault
+        exchange.note_said()
         yield from self._let_go()
         exchange.upstream = None
         self.server_state = self.state_pause
@@ -227,6 +228,7 @@ class GatewayStream(SendingStream):
         answer = exchange.answer
         assert isinstance(answer, Streamed)
         exchange.attempts[-1].continues = True
+        exchange.attempts[-1].chars_before = answer.said.chars
         answer.usage = None  # of the attempt that failed; its own record has it
         said = answer.said
         self._joint = Joint(said.text, "".join(said.reasoning), len(said.content), trusted=call.trusted)

@@ -1,14 +1,17 @@
 """Who is calling: the key that a request brings, and whose it is.
 
-Keys are compared as digests and in constant time, every known key each time: neither a key's length nor its place in
-the list can be timed.
+A key is found by its SHA-256 digest, which is looked up and then compared in constant time. The look-up tells an
+attacker nothing by its time: the digest of a guess is not his to refine byte by byte, a digest that is like a known one
+comes of no key that is like the known one, and Python hashes bytes with a key of its own. Comparing every known digest
+each time would hide no more, and would cost each call a tenth of a millisecond for a thousand clients.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from types import MappingProxyType
@@ -17,7 +20,12 @@ from urllib.parse import urlsplit
 from rules.quota import Limit
 
 ANONYMOUS = "anonymous"
+UNNAMED = "key-"
+"""How the names begin that keys get which nobody has named."""
+DIGEST = "sha256:"
+"""Before the digest of a key that stands in the file in place of the key itself."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +45,67 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a key, and whether it is accepted."""
+
+    client: Client
+    ends: float = math.inf
+    """Unix time from which it is not."""
+    expires: str = ""
+    """The last day on which it is, for people."""
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Denied:
-    """Nobody we know."""
+    """Nobody we know, or somebody whose key is not accepted at this moment."""
 
     shown: str | None
     """The key, cut so that its owner knows it and nobody else can use it; None where there was none."""
+    because: str = ""
+    """Why a key that we know is not accepted. For its holder alone: it names the client."""
 
 
 class Keys:
-    """The keys that are accepted. Empty and not required: everybody may call, as `anonymous`."""
+    """The keys that are accepted. Not required: everybody may call, as `anonymous`."""
 
-    def __init__(self, tokens: tuple[str, ...], *, required: bool) -> None:
+    def __init__(
+        self, tokens: Iterable[str] = (), holders: Iterable[tuple[str, Holder]] = (), *, required: bool
+    ) -> None:
+        """`tokens` are keys without a name, `holders` (key, who has it); keys in plain, or as their digests."""
         self.required = required
-        self._digests = {_digest(token.strip()): client_name(token.strip()) for token in tokens}
+        unnamed = ((token, Holder(Client(client_name(token)))) for token in tokens)
+        self._known = {
+            digest: (digest, holder)
+            for digest, holder in ((digest_of(written), holder) for written, holder in (*unnamed, *holders))
+        }
+        self._clients = {holder.client.name: holder.client for _, holder in self._known.values()}
 
-    def identify(self, key: str | None) -> Client | Denied:
+    def identify(self, key: str | None, moment: float) -> Client | Denied:
+        """`moment`: now, in Unix time."""
         if not self.required:
-            return Client(ANONYMOUS)
-        if key is None or not key.strip():
+            return _ANYBODY
+        key = (key or "").strip()
+        if not key:
             return Denied(None)
-        given = _digest(key.strip())
-        found: str | None = None
-        for digest, name in self._digests.items():
-            if hmac.compare_digest(given, digest):
-                found = name
-        return Client(found) if found is not None else Denied(cut_key(key.strip()))
+        given = _digest(key)
+        digest, holder = self._known.get(given, _UNKNOWN)
+        if not hmac.compare_digest(digest, given):
+            return Denied(cut_key(key))
+        name = f"client '{holder.client.name}'"
+        if holder.disabled:
+            return Denied(cut_key(key), f"{name} is disabled")
+        if moment >= holder.ends:
+            return Denied(cut_key(key), f"{name} could call until {holder.expires} (UTC)")
+        return holder.client
+
+    def named(self, name: str) -> Client:
+        """The client of that name, with what it may do; of a name that no key has, one that may do everything."""
+        return self._clients.get(name) or Client(name)
+
+
+_ANYBODY = Client(ANONYMOUS)
+_UNKNOWN = (b"", Holder(_ANYBODY))
 
 
 def bearer(authorization: str | None) -> str | None:
@@ -73,8 +117,25 @@ def bearer(authorization: str | None) -> str | None:
 
 
 def client_name(key: str) -> str:
-    """A name for a key that was given none: the beginning of its digest."""
-    return f"key-{_digest(key).hex()[:8]}"
+    """A name for a key that was given none: the beginning of its digest. Raises ValueError, as digest_of()."""
+    return f"{UNNAMED}{digest_of(key).hex()[:8]}"
+
+
+def digest_of(written: str) -> bytes:
+    """The digest of a key, or the one that stands in its place (`sha256:` and 64 hex digits); space around it does not
+    count. Raises ValueError for a digest that is none."""
+    written = written.strip()
+    if not is_digest(written):
+        return _digest(written)
+    digits = written[len(DIGEST) :].strip().lower()
+    if len(digits) != 64 or not _HEX.issuperset(digits):
+        raise ValueError("a digest is sha256: and 64 hex digits, as `unigate keys new` prints it")
+    return bytes.fromhex(digits)
+
+
+def is_digest(written: str) -> bool:
+    """Whether a digest stands where a key could. Never taken for a key: it is no secret, and would be one then."""
+    return written.strip().lower().startswith(DIGEST)
 
 
 def cut_key(key: str) -> str:

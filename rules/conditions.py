@@ -54,6 +54,11 @@ def glob(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     return lambda text: matches(text.lower()) is not None
 
 
+def literal(name: str) -> str:
+    """A name as a pattern that fits only itself."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
 def _model(patterns: tuple[str, ...]) -> Condition:
     fits = glob(patterns)
     return lambda facts: fits(facts.model)

@@ -15,7 +15,7 @@ so they are remembered, as far as the names are short: callers think them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,11 +23,15 @@ from urllib.parse import urlsplit
 from cachetools import LRUCache
 
 from rules.access import Keys
-from rules.conditions import Condition, Facts, Seen, compile_when, glob, model_name
+from rules.callers import keys_of, secrets_of
+from rules.conditions import Condition, Facts, Seen, compile_when, glob, literal, model_name
 from rules.health import Retry, kinds_in
 from rules.limits import Limits, limits_of
+from rules.origins import Origins, origins_of
 from rules.prices import Book
 from rules.schema import Defaults, Model, Provider, RulesFile
+from rules.stores import passwords_in
+from rules.tracing import secrets_in
 
 NO_STAND_IN = "never stands in for a real model"
 """Why the sandbox is passed over where a local server has models, or had them when it was last seen."""
@@ -169,6 +173,12 @@ class Rules:
     """What targets cost."""
     limits: Limits
     """What a call counts against."""
+    origins: Origins | None
+    """The web pages that may read our answers; None: no answer says anything about it."""
+    endpoints: frozenset[str] | None
+    """The paths that are answered, for paths.permits(); None: all."""
+    tracing: Mapping[str, str] = field(default_factory=dict)
+    """What the environment says to OpenTelemetry."""
     remembered: LRUCache[tuple[int, str], tuple[Pool, ...]] = field(
         default_factory=lambda: LRUCache(REMEMBERED), compare=False, repr=False
     )
@@ -180,20 +190,21 @@ class Rules:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every key in the file: what must never be seen outside."""
-        tokens = [token.get_secret_value().strip() for token in self.file.proxy.auth.tokens]
+        """Every key and password in the file: what must never be seen outside."""
         keys = [p.key.get_secret_value().strip() for p in self.file.providers.values() if p.key is not None]
-        return tuple(secret for secret in (*tokens, *keys) if secret)
+        shared = (self.file.limits.store, self.file.ledger.url if self.file.ledger is not None else "")
+        passwords = (password for url in shared for password in passwords_in(url))
+        others = (*passwords, *secrets_in(self.tracing))
+        return tuple(secret for secret in (*secrets_of(self.file), *keys, *others) if secret)
 
 
 def compile_rules(file: RulesFile) -> Rules:
     """Raises ValueError where a condition makes no sense (load.py has said so before, with the line)."""
-    auth = file.proxy.auth
     patience = file.defaults.failover
     usual = patience.mid_stream
     return Rules(
         file=file,
-        keys=Keys(tuple(token.get_secret_value() for token in auth.tokens), required=auth.required),
+        keys=keys_of(file),
         rules=tuple(
             (
                 tuple(holds for _, holds in compile_when(rule.when)),
@@ -206,7 +217,7 @@ def compile_rules(file: RulesFile) -> Rules:
             )
             for number, rule in enumerate(file.rules)
         ),
-        aliases=tuple((name, glob((_literal(name), *model.aliases))) for name, model in file.models.items()),
+        aliases=tuple((name, glob((literal(name), *model.aliases))) for name, model in file.models.items()),
         models={
             name: _way(number, f"models.{name}", model.mid_stream or usual, _pools_of_model(name, model))
             for number, (name, model) in enumerate(file.models.items(), len(file.rules))
@@ -219,6 +230,8 @@ def compile_rules(file: RulesFile) -> Rules:
         retry=Retry(patience.attempts, kinds_in(patience.on), patience.backoff, patience.wait),
         book=Book(file.prices),
         limits=limits_of(file.limits),
+        origins=origins_of(file.proxy.cors.origins) if file.proxy.cors.on else None,
+        endpoints=frozenset(file.proxy.endpoints) if file.proxy.endpoints is not None else None,
     )
 
 
@@ -399,8 +412,3 @@ def _context(provider: Provider, model: str) -> int | str:
         if fits(spelled) or fits(spelled.removesuffix(":latest")):
             return context
     return "auto"
-
-
-def _literal(name: str) -> str:
-    """A name as a pattern that fits only itself."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)

@@ -42,6 +42,11 @@ def url(value: str) -> str:
     return value
 
 
+def is_name(text: str) -> bool:
+    """Whether it could be a host's name, in ASCII."""
+    return _HOST.fullmatch(text) is not None
+
+
 def open_host(value: str) -> str:
     """A name in lower case, or an address or a network as ipaddress writes it; raises ValueError."""
     text = value.strip().lower().rstrip(".")
@@ -49,7 +54,7 @@ def open_host(value: str) -> str:
         return str(ip_network(text.strip("[]").replace("%", " ")))  # no interface of this machine's
     except ValueError:
         pass
-    if _HOST.fullmatch(text) is None or text.replace(".", "").isdigit():
+    if not is_name(text) or text.replace(".", "").isdigit():
         raise ValueError(_why_not_open(text))
     return text
 
@@ -68,7 +73,7 @@ def _why_not_open(text: str) -> str:
     if slash:
         return "of a URL only the host is written, without http:// and without a path"
     name, _, port = text.rpartition(":")
-    if port.isdigit() and (_is_address(name.strip("[]")) or _HOST.fullmatch(name)):
+    if port.isdigit() and (_is_address(name.strip("[]")) or is_name(name)):
         return "the host is written without its port; it is open on each of them"
     return _OPEN
 

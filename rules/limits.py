@@ -1,19 +1,26 @@
-"""Which limits a call falls under, what it is let in with, and what it is told where it is not."""
+"""Which limits a call falls under, what it is let in with, and what it is told of where they stand."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cachetools import LRUCache
 
 from rules.access import Client
 from rules.conditions import glob
-from rules.quota import Charge, Limit, Standing, parse_limit
+from rules.quota import Charge, Limit, Standing, fits, parse_limits
 from rules.terms import Quotas
 
+REMEMBERED = 1024
+"""Pairs of a client and a model."""
+LONGEST_REMEMBERED = 256
+"""Characters of a model's name."""
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+
+class Estimate(NamedTuple):
     """What a call will take, before it is known."""
 
     tokens: int
@@ -33,58 +40,92 @@ class Limits:
     models: tuple[tuple[str, Callable[[str], bool], tuple[Limit, ...]], ...] = ()
     """(pattern, whether a name fits it, limits)"""
 
-    def of(self, client: Client, model: str) -> Iterator[tuple[str, str, Limit]]:
-        """(key, scope in words, limit) of all that a call falls under."""
+    remembered: LRUCache[tuple[str, str], tuple[Charge, ...]] = field(
+        default_factory=lambda: LRUCache(REMEMBERED), compare=False, repr=False
+    )
+    """(client's name, model) -> what of() gave. A cache, and for one thread."""
+
+    def of(self, client: Client, model: str) -> tuple[Charge, ...]:
+        """All limits that a call falls under, as charges of one each."""
+        key = (client.name, model if self.models else "")
+        found: tuple[Charge, ...] | None = self.remembered.get(key)
+        if found is None:
+            found = tuple(self._of(client, model))
+            if len(key[1]) <= LONGEST_REMEMBERED:
+                self.remembered[key] = found
+        return found
+
+    def _of(self, client: Client, model: str) -> Iterator[Charge]:
         for limit in self.overall:
-            yield f"all/{limit.written}", "all clients", limit
+            yield Charge(f"all/{limit.written}", limit, 1, "for all clients together", True)
         for limit in self.each_client if client.limits is None else client.limits:
-            yield f"client/{client.name}/{limit.written}", f"client {client.name}", limit
-        for pattern, fits, limits in self.models:
-            if limits and fits(model):
+            yield Charge(f"client/{client.name}/{limit.written}", limit, 1, f"in client {client.name}")
+        for pattern, is_meant, limits in self.models:
+            if is_meant(model):
                 for limit in limits:
-                    yield f"model/{pattern}/{limit.written}", f"model {pattern}", limit
+                    scope = f"for all calls to `{pattern}` together"
+                    yield Charge(f"model/{pattern}/{limit.written}", limit, 1, scope, True)
 
 
 def limits_of(quotas: Quotas) -> Limits:
     return Limits(
-        tuple(map(parse_limit, quotas.overall)),
-        tuple(map(parse_limit, quotas.each_client)),
-        tuple((pattern, glob((pattern,)), tuple(map(parse_limit, texts))) for pattern, texts in quotas.models.items()),
+        parse_limits(quotas.overall),
+        parse_limits(quotas.each_client),
+        tuple((pattern, glob((pattern,)), parse_limits(texts)) for pattern, texts in quotas.models.items()),
     )
 
 
-def charges_of(limits: Limits, client: Client, model: str, estimate: Estimate) -> tuple[Charge, ...]:
-    """What a call takes of each limit that it falls under."""
-    return tuple(Charge(key, limit, _amount(limit, estimate), scope) for key, scope, limit in limits.of(client, model))
-
-
-def _amount(limit: Limit, estimate: Estimate) -> int:
-    match limit.kind:
-        case "requests" | "parallel":
-            return 1
-        case "tokens":
+def charges_of(applying: Sequence[Charge], estimate: Callable[[], Estimate]) -> tuple[Charge, ...]:
+    """What a call takes of each limit that it falls under (Limits.of). Only where one of them is on what is not known
+    before is the call estimated."""
+    known: Estimate | None = None
+    charges: list[Charge] = []
+    for one in applying:
+        key, limit, _, scope, shared = one
+        if limit.kind == "requests" or limit.kind == "parallel":
+            charges.append(one)
+            continue
+        if known is None:
+            known = estimate()
+        if limit.kind == "usd":
+            amount = min(known.usd, limit.amount)
+        else:
             # A guess at the answer's length must not keep a call out for ever; a prompt that is too long does.
-            return max(min(estimate.tokens, limit.amount), estimate.certain)
+            amount = max(min(known.tokens, limit.amount), known.certain)
+        charges.append(Charge(key, limit, amount, scope, shared))
+    return tuple(charges)
+
+
+def used_of(charge: Charge, tokens: int, usd: int) -> int:
+    """What a call that is over has used of a limit; `usd` in NANOS. A request counts even where it failed."""
+    match charge.limit.kind:
+        case "requests":
+            return charge.amount
+        case "tokens":
+            return tokens
         case "usd":
-            return min(estimate.usd, limit.amount)
+            return usd
+        case _:  # parallel: its place is free again
+            return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """The limit that a call does not fit."""
 
     charge: Charge
     standing: Standing
 
 
-def refusal(charges: Sequence[Charge], standings: Sequence[Standing]) -> Refusal | None:
-    """Of the limits that a call does not fit the one for which it would have to wait the longest; None: it fits."""
-    over = [
+def refusal(charges: Sequence[Charge], standings: Sequence[Standing]) -> Refusal:
+    """Of the limits that a call did not fit the one for which it would have to wait the longest. `standings` are those
+    before it; one of them at least has no room for it.
+    """
+    over = (
         Refusal(charge, standing)
         for charge, standing in zip(charges, standings, strict=True)
-        if standing.wait > 0 or standing.wait == math.inf
-    ]
-    return max(over, key=lambda one: one.standing.wait, default=None)
+        if not fits(charge, standing.used)
+    )
+    return max(over, key=lambda one: one.standing.wait)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,3 +140,39 @@ class Allowance:
     headers: dict[str, str] = field(default_factory=dict)
     """`x-ratelimit-*`, for the answer."""
     settled: bool = False
+
+
+def limit_headers(charges: Sequence[Charge], standings: Sequence[Standing]) -> dict[str, str]:
+    """`x-ratelimit-*` of a call: of requests and of tokens, each of the limit that has the smallest part of it left."""
+    least: dict[str, tuple[float, int, int, float]] = {}
+    for charge, standing in zip(charges, standings, strict=True):
+        limit = charge.limit
+        if limit.kind in _HEADERS:
+            left = max(0, limit.amount - standing.used)
+            share = left / limit.amount
+            if limit.kind not in least or share < least[limit.kind][0]:
+                least[limit.kind] = share, limit.amount, left, standing.reset
+    said: dict[str, str] = {}
+    for kind, (_, amount, left, reset) in least.items():
+        of_limit, of_left, of_reset = _HEADERS[kind]
+        said[of_limit], said[of_left], said[of_reset] = str(amount), str(left), go_duration(reset)
+    return said
+
+
+_HEADERS = {
+    kind: (f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}")
+    for kind in ("requests", "tokens")
+}
+
+
+def go_duration(seconds: float) -> str:
+    """As Go writes durations, and so OpenAI's headers: `12ms`, `7.66s`, `6m0s`, `1h2m0.5s`. Never too short a time, but
+    for what is less than a microsecond."""
+    milliseconds = math.ceil(seconds * 1000 - 0.001)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds > 0 else "0s"
+    minutes, rest = divmod(milliseconds, 60_000)
+    text = f"{rest // 1000}s" if rest % 1000 == 0 else f"{rest / 1000:.3f}".rstrip("0") + "s"
+    if minutes == 0:
+        return text
+    return f"{minutes}m{text}" if minutes < 60 else f"{minutes // 60}h{minutes % 60}m{text}"

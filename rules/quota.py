@@ -1,32 +1,43 @@
-"""Limits on what may be asked: how they are written, which of them a call falls under, and how a window is counted.
+"""Limits on what may be asked: how they are written, and how a window is counted.
 
 A window slides: never more than the limit is admitted in *any* span of its length, not only in those that begin at
 full minutes. It is counted in sixtieths, each of which leaves the count only when all of it is old enough; so the bound
 is strict, an answer to "when again" is exact, and a day of calls takes sixty numbers. The stores of the counts are
-addons/'s.
+addons/'s; that in memory counts in a Window, and any other one must give the same answers.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from decimal import Decimal
+from typing import Final, Literal, NamedTuple
 
 type Kind = Literal["requests", "tokens", "usd", "parallel"]
 
 NANOS: Final = 10**9
 """Money is counted in billionths of a dollar, as whole numbers: sums are exact, in any order."""
 SLOTS: Final = 60
+MAX_AMOUNT: Final = 2**53 - 1
+"""Of which all stores can count to the last one. In USD: nine million."""
+A_PLACE: Final = 1.0
+"""Seconds after which it is worth asking again for one of the calls at once: nobody knows when one of them ends."""
 
 _WRITTEN = re.compile(
-    r"(?P<amount>\d[\d_,]{0,18}(?:\.\d{1,9})?)\s*(?P<times>[kM]?)\s*(?P<kind>requests?|calls?|tokens?|usd|parallel)?"
-    r"(?:\s*(?:/|per)\s*(?:(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*)?(?P<unit>seconds?|s|minutes?|min|m|hours?|h|days?|d)?)?",
+    r"(?P<amount>(?:\d{1,3}(?:[_,]\d{3})+|\d{1,19})(?:\.\d{1,9})?)\s*(?P<times>[kM]?)"
+    r"\s*(?P<kind>requests?|calls?|tokens?|usd|parallel)?"
+    r"(?:\s*(?:/|per\b)\s*(?:(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*)?"
+    r"(?P<unit>seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)?)?",
     re.IGNORECASE,
 )
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_LONGEST = 366 * 86400
+_TIMES = {"": 1, "k": 1000, "m": 1_000_000}
 _KINDS: dict[str, Kind] = {"r": "requests", "c": "requests", "t": "tokens", "u": "usd", "p": "parallel"}
-_HOW = "a limit is written like 100/minute, 200000 tokens/hour, 5 USD/day or 8 parallel"
+_HOW = "write 100/minute, 200000 tokens/hour, 5 USD/day or 8 parallel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +57,48 @@ def parse_limit(text: str) -> Limit:
     """Raises ValueError with words for whoever wrote it."""
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
-        raise ValueError(_HOW)
+        raise ValueError(f"not a limit; {_HOW}")
     kind = _KINDS[(match["kind"] or "requests")[0].lower()]
-    amount = float(match["amount"].replace("_", "").replace(",", ""))
-    amount *= {"": 1, "k": 1000, "m": 1_000_000}[match["times"].lower()]
     spans = match["number"] is not None or match["unit"] is not None
-    if (kind == "parallel") == spans:
-        raise ValueError(f"calls at once have no window, and all else has one: {_HOW}")
+    if kind == "parallel" and spans:
+        raise ValueError("a limit on calls at once has no window; write 8 parallel")
+    if kind != "parallel" and not spans:
+        raise ValueError(f"the window is missing; {_HOW}")
+    amount = Decimal(match["amount"].replace("_", "").replace(",", "")) * _TIMES[match["times"].lower()]
+    if amount == 0:
+        raise ValueError("the amount must be above 0; leave the limit out (or its variable empty) for no limit")
+    if kind == "usd":
+        amount *= NANOS
+    if amount != int(amount):
+        raise ValueError(f"the amount must be a whole number of {'calls' if kind == 'parallel' else kind}")
+    if amount > MAX_AMOUNT:
+        raise ValueError(f"the amount must be below {MAX_AMOUNT // (NANOS if kind == 'usd' else 1):,}")
     seconds = float(match["number"] or 1) * _SECONDS[(match["unit"] or "s")[0].lower()] if spans else 0.0
-    counted = round(amount * NANOS) if kind == "usd" else int(amount)
-    if counted < 1 or (spans and not 1 <= seconds <= 366 * 86400) or (kind != "usd" and counted != amount):
-        raise ValueError(f"a limit is a number above 0 in a window of a second to a year: {_HOW}")
-    return Limit(kind, counted, seconds, " ".join(text.split()))
+    if spans and not 1 <= seconds <= _LONGEST:
+        raise ValueError("the window must be between a second and a year (366 days)")
+    return Limit(kind, int(amount), seconds, " ".join(text.split()))
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
+    """Raises ValueError. A limit that is written twice is one: it has one count."""
+    return tuple({limit.written: limit for limit in map(parse_limit, texts)}.values())
+
+
+class Charge(NamedTuple):
     """What one call takes of one limit."""
 
     key: str
     """Whose count it is: the scope and the limit, as `client/notebook/100/minute`. Never a key or a prompt."""
     limit: Limit
     amount: int
-    """An estimate where it cannot be known before: of tokens and of USD."""
+    """An estimate where it cannot be known before: of tokens and of USD. What takes nothing always fits."""
     scope: str
-    """For people: `client notebook`, `model gpt-*`, `all clients`."""
+    """For people: `in client notebook`, `for all clients together`."""
+    shared: bool = False
+    """Several clients count against it: what it says of money is none of this client's business."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where one limit stands."""
 
     used: int
@@ -96,18 +120,19 @@ class Window:
         self.total = 0
 
     def used(self, now: float) -> int:
-        gone = int(now / self._slot) - SLOTS
         slots = self._slots
-        while slots and slots[0][0] < gone:
-            self.total -= slots.popleft()[1]
+        if slots:
+            gone = math.floor(now / self._slot) - SLOTS
+            while slots and slots[0][0] < gone:
+                self.total -= slots.popleft()[1]
         return self.total
 
     def add(self, amount: int, now: float) -> int:
         """Counts an amount; returns the slot that it stands in."""
-        slot = int(now / self._slot)
+        slot = math.floor(now / self._slot)
         slots = self._slots
         if slots and slots[-1][0] >= slot:
-            slot = slots[-1][0]  # a clock that was set back
+            slot = slots[-1][0]  # this one, or a later one where a clock was set back
             slots[-1][1] += amount
         else:
             slots.append([slot, amount])
@@ -131,5 +156,31 @@ class Window:
             if left <= room:
                 break
             left -= amount
-            at = (slot + SLOTS + 1) * self._slot
-        return at
+            at = self.gone_at(slot)
+        return max(at, now)
+
+    def empty_at(self, now: float) -> float:
+        """When nothing will be used, if nothing is added: at the earliest `now`."""
+        return max(self.gone_at(self._slots[-1][0]), now) if self.used(now) else now
+
+    def gone_at(self, slot: int) -> float:
+        """When what stands in a slot is too old to count."""
+        return (slot + SLOTS + 1) * self._slot
+
+
+def standing(charge: Charge, window: Window, now: float) -> Standing:
+    """Where a limit stands before a charge is counted."""
+    used = window.used(now)
+    limit = charge.limit
+    if fits(charge, used):
+        wait = 0.0
+    elif charge.amount > limit.amount:
+        wait = math.inf
+    else:
+        wait = window.fits_at(limit.amount - charge.amount, now) - now
+    return Standing(used, wait, window.empty_at(now) - now)
+
+
+def fits(charge: Charge, used: int) -> bool:
+    """Whether a charge may be counted where so much is used already."""
+    return charge.amount == 0 or used + charge.amount <= charge.limit.amount

@@ -6,13 +6,14 @@ Values are what a person writes (`5s`, `32MiB`, `> 500`); values.py makes of the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 
 from rules.health import DEFAULT_ON
 from rules.hosts import open_host
-from rules.terms import Caller, Cors, Ledger, Price, Quotas
+from rules.paths import Paths
+from rules.terms import Caller, ClientName, Cors, Ledger, Price, Quotas, Secrets
 from rules.values import (
     Contexts,
     Count,
@@ -28,31 +29,21 @@ from rules.values import (
     is_comparison,
     rule_name,
     span,
-    split_keys,
 )
 
 
 class Auth(Noun):
     enabled: bool | None = None
-    """Left out: on as soon as there is a token."""
+    """Left out: on as soon as there is a token or a client."""
     method: Literal["bearer"] = "bearer"
-    tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(split_keys)] = ()
-
-    @property
-    def required(self) -> bool:
-        return bool(self.tokens) if self.enabled is None else self.enabled
-
-    @model_validator(mode="after")
-    def _has_tokens(self) -> Self:
-        if self.required and not self.tokens:
-            raise ValueError("auth is enabled and there is no token; set API_KEYS or list `tokens`")
-        return self
+    tokens: Secrets = ()
+    """Keys without a name of their own."""
 
 
 class Proxy(Noun):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    endpoints: Names | None = None
+    endpoints: Paths | None = None
     """The paths that are answered, as `/v1/models`; left out: all. `/health` is answered in any case."""
     auth: Auth = Auth()
     cors: Cors = Cors()
@@ -196,7 +187,7 @@ class Defaults(Noun):
 
 class RulesFile(Noun):
     proxy: Proxy = Proxy()
-    clients: dict[str, Caller] = {}
+    clients: dict[ClientName, Caller] = {}
     limits: Quotas = Quotas()
     providers: Annotated[dict[str, Provider], Field(min_length=1)]
     models: dict[str, Model] = {}

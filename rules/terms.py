@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, model_validator
 
+from rules.access import ANONYMOUS, UNNAMED, digest_of
+from rules.origins import origin
+from rules.paths import Paths
 from rules.quota import parse_limit
-from rules.values import Names, Noun, Number, Seconds, Size, as_list, day, split_keys
+from rules.stores import LEDGER, MEMORY, ledger
+from rules.stores import store as store_url
+from rules.values import Noun, Number, Seconds, Size, as_list, day, rule_name, split_keys
+from rules.week import parse_hours
 
 
 def _limit(value: str) -> str:
@@ -24,6 +30,36 @@ def _limits(value: Any) -> Any:
     return [item for item in given if not (isinstance(item, str) and not item.partition("/")[0].strip())]
 
 
+def _hours(value: str) -> str:
+    parse_hours(value)
+    return value
+
+
+def _given(value: Any) -> Any:
+    """A key with nothing behind it is no way to say `all of them`: most likely its last entry was taken away."""
+    if value is None:
+        raise ValueError("is empty; write what it should be, or leave the key out")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    for part in split_keys(value.get_secret_value()):
+        digest_of(part)
+    return value
+
+
+def client_name(value: str) -> str:
+    """The name, where a client may have it; raises ValueError."""
+    rule_name(value)
+    if value.lower() == ANONYMOUS or value.lower().startswith(UNNAMED):
+        raise ValueError(f"'{ANONYMOUS}' and names that begin with '{UNNAMED}' are those of callers without a name")
+    return value
+
+
+_GIVEN = BeforeValidator(_given)
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Secrets = Annotated[tuple[Secret, ...], BeforeValidator(split_keys)]
+ClientName = Annotated[str, AfterValidator(client_name)]
 LimitText = Annotated[str, AfterValidator(_limit)]
 Limits = Annotated[tuple[LimitText, ...], BeforeValidator(_limits)]
 Day = Annotated[date, BeforeValidator(day)]
@@ -33,21 +69,28 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length
 class Caller(Noun):
     """One of `clients`: somebody who may call, by name."""
 
-    key: SecretStr | None = None
-    """In plain, from the environment, or as `sha256:` and the digest that `unigate keys new` prints."""
-    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(split_keys)] = ()
+    key: Annotated[Secret | None, _GIVEN] = None
+    """In plain, from the environment, or as `sha256:` and the digest that `unigate keys new` prints; several with
+    commas between. Written but empty: nobody can be this client for now."""
+    keys: Secrets = ()
     """Several, while one takes the place of another."""
-    models: Patterns | None = None
+    models: Annotated[Patterns | None, _GIVEN] = None
     """Which models it may name, by pattern; left out: all."""
-    endpoints: Names | None = None
+    endpoints: Annotated[Paths | None, _GIVEN] = None
     """Which paths it may call, as in `proxy.endpoints`; left out: all."""
     tags: Annotated[dict[str, str], Field(max_length=16)] = {}
     """Kept in the ledger with each of its calls."""
-    expires: Day | None = None
+    expires: Annotated[Day | None, _GIVEN] = None
     """The last day, in UTC, on which its keys are accepted."""
     disabled: bool = False
-    limits: Limits | None = None
+    limits: Annotated[Limits | None, _GIVEN] = None
     """Left out: `limits.each_client`. An empty list: none."""
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Self:
+        if not {"key", "keys"} & self.model_fields_set:
+            raise ValueError("it has no key; `unigate keys new` makes one")
+        return self
 
 
 class Quotas(Noun):
@@ -59,7 +102,7 @@ class Quotas(Noun):
     """Of each client for itself, where `clients` says nothing else."""
     models: dict[str, Limits] = {}
     """pattern of the name that is asked for -> of all such calls together."""
-    store: str = "memory"
+    store: Annotated[str, AfterValidator(store_url)] = MEMORY
     """`memory`, or the URL of a Redis server that several gateways share."""
     if_away: Literal["open", "closed"] = "open"
     """What becomes of calls while the store cannot be reached: they pass unlimited, or get a 503."""
@@ -70,25 +113,33 @@ class Cors(Noun):
 
     enabled: bool | None = None
     """Left out: on as soon as there is an origin."""
-    origins: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
-    """As `https://app.example`; `*` stands for one or more labels of a host's name, or alone for every origin."""
+    origins: Annotated[
+        tuple[Annotated[str, AfterValidator(origin)], ...], BeforeValidator(lambda value: split_keys(as_list(value)))
+    ] = ()
+    """As `https://app.example`; `*` stands for labels where a host begins, for any port, or alone for every page."""
 
     @property
     def on(self) -> bool:
         return bool(self.origins) if self.enabled is None else self.enabled
 
+    @model_validator(mode="after")
+    def _has_origins(self) -> Self:
+        if self.on and not self.origins:
+            raise ValueError('cors is enabled and there is no origin; list `origins`, or write "*" for every page')
+        return self
+
 
 class Peak(Noun):
-    """Hours of the week in which a price is another one."""
+    """Hours of the week in which all of a price is another one. An attempt is paid by the hour in which it began."""
 
-    utc: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
-    """As `mon-fri 01:00-04:00`; without days, every day."""
+    utc: Annotated[tuple[Annotated[str, AfterValidator(_hours)], ...], BeforeValidator(as_list), Field(min_length=1)]
+    """As `mon-fri 01:00-04:00`; without days, every day, and without a time, all day."""
     times: Number
     """How many times the usual price."""
     but: Annotated[
         tuple[Day, ...], BeforeValidator(lambda value: [value] if isinstance(value, str | date) else value)
     ] = ()
-    """Days without a peak, such as holidays."""
+    """Days, in UTC, without a peak, such as holidays."""
 
 
 class Price(Noun):
@@ -108,11 +159,17 @@ class Price(Noun):
     """USD for each hour that a machine of ours works on calls."""
     peak: Peak | None = None
 
+    @model_validator(mode="after")
+    def _has_an_amount(self) -> Self:
+        if not {"input", "output", "request", "hour"} & self.model_fields_set:
+            raise ValueError("it says no amount; write input and output (USD per million tokens), request or hour")
+        return self
+
 
 class Ledger(Noun):
     """What is kept of each call."""
 
-    url: str = "sqlite:///ledger.db"
+    url: Annotated[str, AfterValidator(ledger)] = LEDGER
     """Of a database, as SQLAlchemy writes it; a relative path is one beside the rules file."""
     compare_to: str | None = None
     """The priced model that savings are counted against."""

@@ -79,6 +79,7 @@ def is_comparison(value: str) -> str:
 
 def split_keys(value: Any) -> Any:
     """`API_KEYS` holds several keys with commas between; an unset one leaves an empty string."""
+    value = as_list(value)
     if isinstance(value, list):
         return [key for item in value for key in (item.split(",") if isinstance(item, str) else [item]) if filled(key)]
     return value

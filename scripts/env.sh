@@ -5,6 +5,8 @@
 #   set_up NAME       makes .venv-NAME from tests/NAME.lock: openai1 (the 1.x SDK), clients (agents, LangChain),
 #                     llama (a real llama.cpp server, built here)
 #   set_up_node       makes .venv-node, with the Node SDK; false, with a line that says why, where that cannot be
+#   set_up_redis      exports UNIGATE_REDIS_SERVER, from PATH or from .venv-redis; false, with a line, where there is none
+#   find_postgres     exports UNIGATE_POSTGRES_BIN, the folder of initdb and postgres; false, with a line, likewise
 # Written for bash 3.2 too, which is what macOS has.
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -191,4 +193,35 @@ set_up_node() {
     fi
     printf '%s\n' "$wanted" > "$home/.unigate-node"
     exec 9>&-
+}
+
+set_up_redis() {
+    local name
+    export UNIGATE_REDIS_SERVER=''
+    for name in redis-server valkey-server; do
+        if UNIGATE_REDIS_SERVER=$(command -v "$name"); then
+            return 0
+        fi
+    done
+    # A shell of its own: a set-up that fails ends it.
+    if (set_up redis) && [ -x "$ROOT/.venv-redis/bin/redis-server" ]; then
+        UNIGATE_REDIS_SERVER=$ROOT/.venv-redis/bin/redis-server
+        return 0
+    fi
+    echo "The tests of limits in Redis are left out: there is no redis-server or valkey-server, and none to install." >&2
+    return 1
+}
+
+find_postgres() {
+    local found folder
+    found=$(command -v initdb) || found=''
+    export UNIGATE_POSTGRES_BIN=''
+    for folder in "${found%/*}" /usr/lib/postgresql/*/bin /{opt/homebrew,usr/local}/opt/postgresql*/bin; do
+        if [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ]; then
+            UNIGATE_POSTGRES_BIN=$folder
+            return 0
+        fi
+    done
+    echo "The tests of a ledger in PostgreSQL are left out: there is no PostgreSQL server (initdb, postgres)." >&2
+    return 1
 }

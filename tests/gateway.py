@@ -137,13 +137,20 @@ class GatewayProcess:
     def __enter__(self) -> Self:
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(self._command, env=self._environment, stderr=log, stdout=log)
+        try:
+            self._await_start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self.url = self.log.partition("unigate listens on ")[2].split("/v1")[0]
+        return self
+
+    def _await_start(self) -> None:
         end = time.monotonic() + 20
         while "unigate listens on " not in self.log:
             assert self.process.poll() is None, f"the gateway ended at once:\n{self.log}"
             assert time.monotonic() < end, f"the gateway did not start:\n{self.log}"
             time.sleep(0.02)
-        self.url = self.log.partition("unigate listens on ")[2].split("/v1")[0]
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.process.poll() is None:

@@ -102,7 +102,7 @@ IMPURE_CALLS: Mapping[str, str] = {
 CLOCKS = frozenset({"now", "utcnow", "today"})
 """Methods of datetime and date that read the clock."""
 
-IMPORT_NAMES: Mapping[str, str] = {"pyyaml": "yaml", "python-dotenv": "dotenv"}
+IMPORT_NAMES: Mapping[str, str] = {"pyyaml": "yaml", "python-dotenv": "dotenv", "opentelemetry-sdk": "opentelemetry"}
 """Distributions whose import name is another."""
 
 

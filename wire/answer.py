@@ -57,6 +57,11 @@ class Answer(ABC):
     def complete(self) -> bool:
         """Every choice that began has its finish_reason: only formalities can be missing."""
 
+    @property
+    def text(self) -> str:
+        """What the first choice said so far, where that is text."""
+        return ""
+
     def replied(self, content_type: str) -> None:
         """The upstream begins a reply of this media type that is to be passed on as it is."""
         # A header that was folded over two lines must not become one of ours.
@@ -74,6 +79,10 @@ class Streamed(Answer):
     content_type = "text/event-stream; charset=utf-8"
     said: Said
     """What the caller has seen of it."""
+
+    @property
+    def text(self) -> str:
+        return self.said.text
 
     @abstractmethod
     def fail(self, fault: Fault) -> bytes:
@@ -219,6 +228,10 @@ class WholeAnswer(Whole):
     def complete(self) -> bool:
         """Every choice that began has its finish_reason: only formalities can be missing."""
         return self._fold.complete
+
+    @property
+    def text(self) -> str:
+        return self._fold.text
 
     def write(self, readings: list[Reading]) -> bytes:
         """The reply's bytes once it is complete, `b""` before. A Fault is the caller's to handle: nothing was sent."""

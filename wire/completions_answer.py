@@ -208,6 +208,11 @@ class CompletionWhole(Whole):
         samples = self._samples.values()
         return bool(samples) and all(sample.finish_reason is not None for sample in samples)
 
+    @property
+    def text(self) -> str:
+        pieces = self._samples[0].pieces if 0 in self._samples else ()
+        return "".join(piece.delta.get("content") or "" for piece in pieces)
+
     def write(self, readings: list[Reading]) -> bytes:
         """The reply's bytes once it is complete, `b""` before. A Fault is the caller's to handle: nothing was sent."""
         for reading in readings:

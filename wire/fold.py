@@ -27,6 +27,11 @@ class Fold:
         """Every choice that began has its finish_reason."""
         return bool(self._choices) and all(choice.finish_reason is not None for choice in self._choices.values())
 
+    @property
+    def text(self) -> str:
+        """What the first choice said so far."""
+        return "".join(self._choices[0].texts.get("content", ())) if 0 in self._choices else ""
+
     def reply(self, *, call_id: str, created: int, model: str, usage: Json | None) -> Json:
         """The whole reply so far; `usage` is left out where there is none."""
         choices = self._choices or {0: _Choice()}

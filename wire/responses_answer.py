@@ -288,6 +288,12 @@ class ResponsesWhole(Whole):
     def complete(self) -> bool:
         return self.finish_reason is not None
 
+    @property
+    def text(self) -> str:
+        output = self._growing.output.items()
+        said = [part for item in output if item["type"] == "message" for part in item["content"]]
+        return "".join(part["text"] for part in said if part["type"] == "output_text")
+
     def write(self, readings: list[Reading]) -> bytes:
         for reading in readings:
             if self.done:

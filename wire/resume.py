@@ -39,6 +39,11 @@ class Said:
         return "".join(self.content)
 
     @property
+    def chars(self) -> int:
+        """Of content and reasoning."""
+        return sum(map(len, self.content)) + sum(map(len, self.reasoning))
+
+    @property
     def tokens(self) -> int:
         """How many there were at the least: every piece, of content or reasoning, held one."""
         return len(self.content) + len(self.reasoning)

@@ -7,19 +7,20 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
 
 from .client import Unexpected
 from .flapping import Flapping, flapping
+from .ledger import Cost, ledger
 from .mapping import as_json as mapping_as_json
 from .mapping import figures
 from .measures import FULL, MEASURES, QUICK, Bench, Extent
@@ -120,10 +121,20 @@ async def _gateway_with(rules: str, made: Machine) -> tuple[int, Callable[[], st
     raise NotStarted(f"the gateway did not come up\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def _tell(measure: Callable[[Door], Awaitable[Report | Flapping]]) -> None:
-    """Run a measure of storm.py and print what came of it; the exit code says whether it was as it should be."""
+async def _with_a_ledger(calls: int, limit: float) -> Cost:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
+        async with machine(Path(folder)) as made:
+            return await ledger(made, calls=calls, limit=limit)
+
+
+def _tell(measure: Coroutine[Any, Any, Report | Flapping | Cost]) -> None:
+    """Run one of the other measures and print what came of it; the exit code says whether it was as it should be."""
     try:
-        report = uvloop.run(_through_the_storm(measure))
+        report = uvloop.run(measure)
     except NotStarted as error:
         print(f"failed: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -150,6 +161,9 @@ def bench(
     with_flapping: Annotated[
         bool, typer.Option("--flapping", help="A steady load for a minute on a target that comes and goes.")
     ] = False,
+    with_ledger: Annotated[
+        bool, typer.Option("--ledger", help="What keeping 100,000 calls costs: with and without a ledger, in turn.")
+    ] = False,
     mapping: Annotated[
         bool, typer.Option("--mapping", help="What checking, translating and reading cost, without a socket.")
     ] = False,
@@ -168,10 +182,12 @@ def bench(
             raise typer.Exit(1)
         return
     if in_storm:
-        _tell(lambda door: storm(door, calls=calls, seed=seed, at_a_time=at_a_time))
+        _tell(_through_the_storm(lambda door: storm(door, calls=calls, seed=seed, at_a_time=at_a_time)))
     if with_flapping:
-        _tell(lambda door: flapping(door, seed=seed))
-    if in_storm or with_flapping:
+        _tell(_through_the_storm(lambda door: flapping(door, seed=seed)))
+    if with_ledger:
+        _tell(_with_a_ledger(10_000 if quick else 100_000, 30 if quick else 400))
+    if in_storm or with_flapping or with_ledger:
         return
     names = [name.strip() for name in only.split(",") if name.strip()] or list(MEASURES)
     if unknown := [name for name in names if name not in MEASURES]:

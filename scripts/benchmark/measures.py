@@ -161,7 +161,7 @@ async def _verify(targets: Sequence[Target], mode: Mode, count: int, prompt_byte
             raise Unexpected(f"{target.name}: {len(text)} characters of text where {len(WORD) * count} were due")
 
 
-def _between(values: Sequence[float]) -> tuple[float, float]:
+def between(values: Sequence[float]) -> tuple[float, float]:
     """Where the median of `values` lies with a confidence of about 95 %; all of them if they are few."""
     ordered = sorted(values)
     # The number of values below the true median is binomial: no assumption about how they are spread.
@@ -179,7 +179,7 @@ def _compare(
 ) -> Row:
     """A row from (direct, bare, gateway) of each round; the goal is judged on the ratio."""
     ratios = [gateway / bare for _, bare, gateway in rounds]
-    ratio, between = median(ratios), _between(ratios)
+    ratio, near = median(ratios), between(ratios)
     return Row(
         key,
         label,
@@ -188,11 +188,11 @@ def _compare(
         bare=median(bare for _, bare, _ in rounds),
         gateway=median(gateway for _, _, gateway in rounds),
         ratio=ratio,
-        between=between,
+        between=near,
         rounds=len(rounds),
         goal=goal,
         met=None if met is None else met(ratio),
-        certain=met is None or met(between[0]) == met(between[1]),
+        certain=met is None or met(near[0]) == met(near[1]),
     )
 
 

@@ -92,6 +92,52 @@ def test_try_shows_thoughts_tells_what_was_skipped_and_uses_the_first_key(tmp_pa
     assert (route, skipped) == ("route: all → s/think", "skipped: d/x: has no key")
 
 
+def test_try_needs_no_key_of_a_client_where_the_file_has_digests_alone(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "rules.yaml").write_text(f"clients: {{notebook: {{key: 'sha256:{7:064x}'}}}}\n{SANDBOX}")
+    done = command("try", "hi", "--model", "echo")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("You said: hi\n\nroute: all → s/echo\n")
+
+
+def test_a_client_without_a_key_is_told_of_by_check_and_when_the_gateway_starts(
+    tmp_path: Path, command: Command
+) -> None:
+    text = f"clients: {{notebook: {{key: '${{NOTEBOOK:-}}'}}, phone: {{key: a}}}}\n{SANDBOX}"
+    (tmp_path / "rules.yaml").write_text(text)
+    done = command("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "Client notebook has no key, so nobody can call in its name: set its variable, or use `unigate keys new`."
+    ]
+    with GatewayProcess(text, tmp_path) as gateway:
+        end = time.monotonic() + 5
+        while "client notebook: has no key, so nobody can call in its name" not in gateway.log:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert "no keys are set" not in gateway.log
+        assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 401
+
+
+def test_explain_takes_what_a_client_may_from_the_rules(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        f"clients: {{notebook: {{key: a, models: [echo]}}, phone: {{key: b, endpoints: [/v1/embeddings]}}}}\n{SANDBOX}"
+    )
+    (tmp_path / "request.json").write_text('{"model": "think", "messages": [{"role": "user", "content": "hi"}]}')
+    for client, code, words in (
+        (
+            "notebook",
+            1,
+            "Refused with 403 (model): Client 'notebook' does not have access to model `think`",
+        ),
+        ("phone", 1, "Refused with 403: Client 'phone' does not have access to this endpoint."),
+        ("somebody", 0, "1. s/think"),
+    ):
+        done = command("explain", "request.json", "--client", client)
+        assert done.returncode == code
+        assert words in done.stdout
+        assert ("Rules" in done.stdout) is (code == 0)
+
+
 @pytest.mark.parametrize(("model", "out", "words"), [
     ("fail", "\n\nroute: all → nobody\n", "No target could answer: s/fail is overloaded (503), twice.\n"),
     ("cut", "This is unigate's sandbox model, not a real one. You \n\nroute: all → nobody\n", "\n"),
@@ -271,7 +317,9 @@ def test_the_sandbox_serves_as_ollama_does(tmp_path: Path) -> None:
         assert "Traceback" not in child.output
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["try"], ["check"], ["explain"], ["sandbox"]])
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["try"], ["check"], ["explain"], ["keys"], ["keys", "new"], ["sandbox"]]
+)
 def test_every_command_explains_itself(words: list[str]) -> None:
     done = typer.testing.CliRunner().invoke(
         app, [*words, "--help"], env={"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}

@@ -12,6 +12,7 @@ import pytest
 from mitmproxy import io as flow_io
 from mitmproxy.http import HTTPFlow
 
+from addons.cors import Cors
 from addons.failover import Failover
 from addons.request import Request
 from addons.response import Response
@@ -27,6 +28,7 @@ HOOKS: dict[str, tuple[type, str]] = {
     "failover.attempt_failed": (Failover, "attempt_failed"),
     "response.response": (Response, "response"),
     "viewer.response": (Viewer, "response"),
+    "cors.response": (Cors, "response"),
 }
 BEFORE_ANY_UPSTREAM = {"request.requestheaders", "request.request", "failover.next_layer"}
 SECRET = "sk-caller-secret-of-this-test"
@@ -98,7 +100,7 @@ def test_an_exception_in_a_hook_is_a_500_with_the_id_that_the_log_has(
 
 
 @pytest.mark.parametrize("keep_bodies", [False, True], ids=["unwatched", "watched"])
-@pytest.mark.parametrize("hook", ["response.response", "viewer.response"])
+@pytest.mark.parametrize("hook", ["response.response", "viewer.response", "cors.response"])
 def test_a_stream_that_was_sent_stands_and_only_the_log_tells(
     hook: str, keep_bodies: bool, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def test_a_key_is_hidden_even_where_the_hook_that_hides_it_fails(
 
 
 BREAKER = """
+from addons.cors import Cors
 from addons.failover import Failover
 from addons.request import Request
 from addons.response import Response
@@ -169,7 +172,7 @@ def breaking(addon, hook):
     setattr(addon, hook, run)
 
 for addon, hook in ((Request, "requestheaders"), (Request, "request"), (Failover, "attempt_failed"),
-                    (Response, "response"), (Viewer, "response")):
+                    (Response, "response"), (Viewer, "response"), (Cors, "response")):
     breaking(addon, hook)
 """
 
@@ -202,4 +205,4 @@ def test_under_the_stock_tools_it_is_the_same(tmp_path: Path, ollama: OllamaStan
             flow.response.status_code
             for flow in flow_io.FlowReader(file).stream()
             if isinstance(flow, HTTPFlow) and flow.response
-        ] == [500] * 5
+        ] == [500] * 6

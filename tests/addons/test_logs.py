@@ -195,3 +195,12 @@ def test_an_unknown_level_or_form_is_refused(level: str, form: str, words: str) 
     with pytest.raises(SettingsError) as caught:
         set_up_logging(level=level, form=form, secrets=[])
     assert str(caught.value) == words
+
+
+def test_secrets_of_any_number_and_likeness_are_all_found_the_longest_first() -> None:
+    alike = [f"{'eyJ' * 300}{number:04}" for number in range(1000)]
+    nested = ["abcd", "abcdef", "abcdxx", "abcdyy", "abcdzz", "abcdef123", "ab$d(", "ab$d(1"]
+    clean = redactor([*alike, *nested])
+    for secret in (*alike, *nested):
+        assert clean(f"a {secret} b") == "a *** b"
+    assert clean("abcdef123, abcdef, abcdq; ab$d(1 abc") == "***, ***, ***q; *** abc"

@@ -24,3 +24,22 @@ def test_without_keys_only_pages_of_this_machine_may_call(origin: str, status: i
     assert len(ollama.chats) == (status == 200)
     if status == 403:
         assert answer.json()["error"]["code"] == "origin_not_allowed"
+
+
+@pytest.mark.parametrize(("origin", "status", "said"), [
+    ("https://app.example", 200, "https://app.example"), ("http://localhost:3000", 200, None),
+    ("https://example.com", 403, None), ("null", 403, None),
+])  # fmt: skip
+def test_without_keys_pages_that_the_rules_allow_may_call_as_well(origin: str, status: int, said: str | None) -> None:
+    rules = quick_rules(
+        deepseek=None, ollama="http://127.0.0.1:9", more="proxy: {cors: {origins: https://app.example}}"
+    )
+    with Gateway(rules) as gateway, gateway.client() as client:
+        answer = client.get("/v1/models", headers={"origin": origin})
+    assert answer.status_code == status
+    assert answer.headers.get("access-control-allow-origin") == said
+    if status == 403:
+        assert answer.json()["error"]["message"] == (
+            "Without keys, calls from web pages of other sites are refused. List the page's origin under "
+            "proxy.cors.origins, or set API_KEYS and send one of them."
+        )

@@ -65,6 +65,45 @@ def test_faults_in_the_file_are_all_told_with_its_name(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{file} has 3 faults:\n  line 1: ")
 
 
+SECRET = "proxy: {host: '${secrets:host-name:-none}'}\n" + RULES.partition("\n")[2]
+
+
+def host_of(file: Path, environment: dict[str, str]) -> str:
+    return read_rules(file, environment)[0].file.proxy.host
+
+
+def test_a_mounted_secret_is_read_from_the_folder_that_is_named_without_its_lines_end(tmp_path: Path) -> None:
+    file = write(tmp_path, SECRET, env=f"SECRETS_DIR={tmp_path / 'mounted'}\nHOST_NAME=variable\n")
+    assert host_of(file, {}) == "variable"
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "mounted" / "host-name").write_bytes(b" from a file \r\n")
+    assert host_of(file, {}) == " from a file "
+    assert host_of(file, {"SECRETS_DIR": str(tmp_path / "elsewhere")}) == "variable"
+
+
+def test_what_is_no_file_is_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "host-name").mkdir()
+    file = write(tmp_path, SECRET)
+    assert host_of(file, {"SECRETS_DIR": str(tmp_path)}) == "none"
+    assert host_of(file, {"SECRETS_DIR": str(file)}) == "none"
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"\xff\xfe", r"the secret .*/host-name is not UTF-8 text"),
+    (b"x" * 65537, r"the secret .*/host-name is too long: 64 KiB at most"),
+])  # fmt: skip
+def test_a_secret_that_cannot_be_read_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "host-name").write_bytes(content)
+    with pytest.raises(SettingsError, match=words):
+        host_of(write(tmp_path, SECRET), {"SECRETS_DIR": str(tmp_path)})
+
+
+def test_a_secret_that_leads_round_in_a_circle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "host-name").symlink_to(tmp_path / "host-name")
+    with pytest.raises(SettingsError, match=r"the secret .*/host-name cannot be read: Too many levels"):
+        host_of(write(tmp_path, SECRET), {"SECRETS_DIR": str(tmp_path)})
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_a_trust_store_that_cannot_be_read_is_named(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,3 +119,23 @@ def test_a_trust_store_that_cannot_be_read_is_named(
 def test_without_ssl_cert_file_public_authorities_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     assert upstream_tls().cert_store_stats()["x509_ca"] > 10
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("sqlite:///calls.sqlite", "sqlite:///{folder}/calls.sqlite"),
+        ("sqlite:////var/calls.sqlite", "sqlite:////var/calls.sqlite"),
+        ("postgresql://me@there/calls", "postgresql://me@there/calls"),
+    ],
+)
+def test_a_ledgers_file_is_beside_the_rules_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        f"providers: {{s: {{dialect: sandbox}}}}\nrules: [{{name: all, use: s/echo}}]\nledger: {{url: {written}}}\n"
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    rules, _ = read_rules(Path(tmp_path.name) / "rules.yaml", {})
+    assert rules.file.ledger is not None
+    assert rules.file.ledger.url == meant.format(folder=tmp_path)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from rules.access import Client, Denied
 from rules.conditions import Facts, Seen, model_name
 from rules.decide import Rules, decide
-from rules.load import FileFault, RulesError, load_rules
+from rules.load import RulesError, load_rules
+from rules.reader import FileFault, secrets_named
 from rules.schema import Defaults, RulesFile
 from wire.profiles import PROFILES
 
@@ -39,7 +40,25 @@ EVERYTHING = """\
 proxy:
   host: 127.0.0.1
   port: "8080"
+  endpoints: [/v1/chat/completions, /v1/models]
   auth: {enabled: "true", method: bearer, tokens: ["one,two", "three"]}
+  cors: {enabled: "true", origins: ["https://app.test"]}
+clients:
+  notebook:
+    key: five
+    keys: [six, "sha256:0000000000000000000000000000000000000000000000000000000000000007"]
+    models: ["gpt-*", chat]
+    endpoints: [/v1/chat/completions]
+    tags: {team: red}
+    expires: "2026-12-31"
+    disabled: "false"
+    limits: [100/minute, 5 USD/day]
+limits:
+  overall: [1000/minute]
+  each_client: [8 parallel]
+  models: {"gpt-*": [200000 tokens/hour]}
+  store: memory
+  if_away: closed
 providers:
   ollama:
     dialect: ollama
@@ -95,6 +114,12 @@ defaults:
 prices:
   - {model: far/m, from: "2026-11-15", input: "0.15", cached_input: "0.003", output: "0.60"}
   - {model: far/*, from: "2026-11-15", input: "1", output: "2"}
+  - model: ollama/*
+    from: "2026-11-15"
+    request: "0.01"
+    hour: "0.2"
+    peak: {utc: ["mon-fri 01:00-04:00"], times: "2", but: ["2026-12-25"]}
+ledger: {url: "sqlite:///l.sqlite", compare_to: far/m, content: 1KiB, keep: 30d, size: 10MiB}
 """
 """A file with every key of the schema, all its values texts, so that each can come from the environment.
 
@@ -582,8 +607,8 @@ def told(error: BaseException) -> str:
 
 def test_the_file_with_every_key_is_a_good_one() -> None:
     rules = load(EVERYTHING)
-    assert set(rules.secrets) == {"one", "two", "three", "four"}
-    assert len(PLACES) == 89
+    assert set(rules.secrets) == {"one", "two", "three", "four", "five", "six", f"{7:064x}"}
+    assert len(PLACES) == 121
 
 
 def test_every_key_of_the_schema_stands_in_that_file() -> None:
@@ -636,12 +661,21 @@ def test_no_fault_repeats_any_value_from_the_environment(secret: str, paths: lis
 
 @pytest.mark.parametrize("shape", SHAPES[:-1])
 def test_no_fault_repeats_a_value_of_the_file_unless_it_is_a_target(shape: str) -> None:
-    places = [path for path in PLACES if not {"targets", "use", "available", "prices"} & set(path)]
+    places = [path for path in PLACES if not {"targets", "use", "available", "prices", "compare_to"} & set(path)]
     places += [path for path in PLACES if path[0] == "prices" and path[-1] != "model"]
     assert CANARY not in told(refusal(with_text(shape, *places)))
 
 
-@pytest.mark.parametrize("path", [("providers", "far", "key"), ("proxy", "auth", "tokens", 0)], ids=["key", "token"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("providers", "far", "key"),
+        ("proxy", "auth", "tokens", 0),
+        ("clients", "notebook", "key"),
+        ("clients", "notebook", "keys", 0),
+    ],
+    ids=["key", "token", "client", "keys"],
+)
 def test_no_key_shows_in_rules(path: tuple[str | int, ...]) -> None:
     text = with_text("${SECRET}", path).replace(', "extra": 1', "")
     rules = load(text, {"SECRET": CANARY})
@@ -683,6 +717,82 @@ def test_a_value_from_the_environment_is_never_read_as_yaml() -> None:
     environment = {"NAME": "a\nport: 1"}
     proxy = load(SMALLEST + "proxy:\n  host: ${NAME}\n", environment).file.proxy
     assert (proxy.host, proxy.port) == ("a\nport: 1", 8080)
+
+
+@pytest.mark.parametrize(("environment", "found"), [
+    ({"secrets:proxy-token": "file", "proxy-token": "own", "PROXY_TOKEN": "upper"}, "file"),
+    ({"proxy-token": "own", "PROXY_TOKEN": "upper"}, "own"),
+    ({"PROXY_TOKEN": "upper"}, "upper"),
+    ({"secrets:proxy-token": "", "proxy-token": "", "PROXY_TOKEN": "upper"}, "upper"),
+    ({"secrets:proxy-token": ""}, ""),
+    ({"secrets:proxy-token": "${OTHER}", "OTHER": "x"}, "${OTHER}"),
+])  # fmt: skip
+def test_a_secret_is_a_file_before_it_is_a_variable(environment: dict[str, str], found: str) -> None:
+    assert load(SMALLEST + 'proxy: {host: "${secrets:proxy-token}"}', environment).file.proxy.host == found
+
+
+@pytest.mark.parametrize("environment", [{}, {"secrets:a-b": ""}, {"A_B": ""}])
+def test_a_secret_may_have_a_default(environment: dict[str, str]) -> None:
+    assert load(SMALLEST + 'proxy: {host: "${secrets:a-b:-c:d}"}', environment).file.proxy.host == "c:d"
+
+
+def test_a_variable_may_be_called_secrets() -> None:
+    assert load(SMALLEST + 'proxy: {host: "${secrets}${secrets:-x}"}', {"secrets": "s"}).file.proxy.host == "ss"
+
+
+def test_only_the_secrets_that_a_text_names_well_are_looked_for() -> None:
+    text = "${secrets:a} ${secrets:b-c.d:-x} ${secrets:../e} ${secrets:} ${secrets:f g} ${secrets} ${g} ${secrets:h"
+    assert secrets_named(text) == {"a", "b-c.d", "h"}
+
+
+# --- a proxy section as ModelMesh documents it
+
+MODELMESH = """\
+proxy:
+  host: 0.0.0.0
+  port: 8081
+  endpoints: [/v1/chat/completions, /v1/embeddings, /v1/models]
+  auth:
+    enabled: true
+    method: bearer
+    tokens: ["${secrets:proxy-token}"]
+  cors:
+    enabled: true
+    origins: ["https://app.example"]
+"""
+
+
+def test_every_key_of_a_proxy_section_as_modelmesh_documents_it_is_honoured() -> None:
+    rules = load(SMALLEST + MODELMESH, {"secrets:proxy-token": "the-token"})
+    proxy = rules.file.proxy
+    assert (proxy.host, proxy.port, proxy.auth.method) == ("0.0.0.0", 8081, "bearer")
+    assert rules.endpoints == frozenset({"/chat/completions", "/embeddings", "/models"})
+    assert rules.keys.required
+    assert isinstance(rules.keys.identify("the-token", 0), Client)
+    assert isinstance(rules.keys.identify("another-token", 0), Denied)
+    assert rules.origins is not None
+    assert rules.origins.answer_to("https://app.example") is not None
+    assert rules.origins.answer_to("https://other.example") is None
+
+
+def test_tokens_without_enabled_mean_enabled_and_enabled_without_tokens_is_a_fault() -> None:
+    without = MODELMESH.replace("    enabled: true\n    method", "    method")
+    assert load(SMALLEST + without, {"secrets:proxy-token": "the-token"}).keys.required
+    for text in (
+        MODELMESH.replace("proxy-token", "proxy-token:-"),
+        MODELMESH.replace('["${secrets:proxy-token}"]', "[]"),
+    ):
+        (fault,) = refusal(SMALLEST + text).faults
+        assert fault.where == "proxy.auth"
+
+
+@pytest.mark.parametrize("key", ["host", "port", "endpoints", "auth", "cors", "enabled", "method", "tokens", "origins"])
+def test_a_key_of_that_section_that_is_mistyped_is_refused(key: str) -> None:
+    text = re.sub(rf"\b{key}:", f"{key}s_:", MODELMESH)
+    error = refusal(SMALLEST + text, {"secrets:proxy-token": "the-token"})
+    assert [fault.where.rpartition(".")[2] for fault in error.faults if "unknown key" in fault.message][:1] == [
+        f"{key}s_"
+    ]
 
 
 def test_keys_are_not_filled_in() -> None:
@@ -739,9 +849,9 @@ def test_the_shipped_file_honours_the_environment() -> None:
     }
     rules = load(SHIPPED, environment)
     assert (rules.file.proxy.host, rules.file.proxy.port) == ("0.0.0.0", 9000)
-    assert isinstance(rules.keys.identify("alpha-key"), Client)
-    assert isinstance(rules.keys.identify("beta-key"), Client)
-    assert isinstance(rules.keys.identify("alpha-key, beta-key"), Denied)
+    assert isinstance(rules.keys.identify("alpha-key", 0), Client)
+    assert isinstance(rules.keys.identify("beta-key", 0), Client)
+    assert isinstance(rules.keys.identify("alpha-key, beta-key", 0), Denied)
     assert rules.secrets == ("alpha-key", "beta-key", "sk-deep")
     facts = Facts("qwen2.5", servers={"ollama": Seen(frozenset({"qwen2.5:latest"}), True)})
     local, remote = decide(rules, facts).targets
@@ -753,7 +863,10 @@ def test_the_shipped_file_honours_the_environment() -> None:
 def test_the_shipped_file_names_only_variables_that_the_example_environment_explains() -> None:
     explained = set(re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"\$\{([A-Z_]+)", "\n".join(line for line in SHIPPED.splitlines() if line[:1] != "#")))
-    assert named == {"HOST", "PORT", "API_KEYS", "OLLAMA_URL", "DEEPSEEK_URL", "DEEPSEEK_API_KEY"}
+    assert named == {
+        *("HOST", "PORT", "API_KEYS", "OLLAMA_URL", "DEEPSEEK_URL", "DEEPSEEK_API_KEY"),
+        *("RATE_LIMIT_REQUESTS", "RATE_LIMIT_WINDOW", "REDIS_URL", "LEDGER_URL"),
+    }
     assert named <= explained
 
 

@@ -1,0 +1,80 @@
+"""The command `unigate keys`: who may call, without ever showing a key a second time."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from addons.cli_options import RulesOption
+from addons.keys import WHEN, add, check_client, line_for, new_key, open_rules, revoke, rows
+from addons.settings import SettingsError
+
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys of named clients.")
+
+ClientArgument = Annotated[str, typer.Argument(metavar="NAME", help="The client, as `clients` of the rules has it.")]
+_HEADS = ("client", "keys", "digests begin", "models", "limits", "expires", "state")
+_BEGINNING = re.compile(r"[0-9a-fA-F]{4,64}")
+
+
+@keys.command()
+def new(
+    name: ClientArgument,
+    rules: RulesOption = None,
+    add_it: Annotated[bool, typer.Option("--add", help="Write its digest into the rules file.")] = False,
+) -> None:
+    """Make a key for a client, new or known, and print it once."""
+    check_client(name)
+    opened = open_rules(rules, os.environ)
+    key = new_key()
+    if add_it:
+        add(opened, name, key)
+    print(f"The key of {name}, which is shown only now:\n\n  {key}\n")
+    if add_it:
+        print(f"Its digest stands in {opened.path}. {WHEN}")
+    else:
+        print(f"Write its digest into {opened.path} (or use --add), {line_for(opened, name, key)}\n\n{WHEN}")
+
+
+@keys.command(name="list")
+def list_(rules: RulesOption = None) -> None:
+    """Show who may call, and how much."""
+    opened = open_rules(rules, os.environ)
+    found = list(rows(opened.file, datetime.now(UTC).date().isoformat()))
+    if not found:
+        print(f"{opened.path} has no clients and no keys: only this machine may call, and needs none.")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in _HEADS:
+        table.add_column(head, justify="right" if head == "keys" else "left", no_wrap=head in ("client", "expires"))
+    for row in found:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+@keys.command(name="revoke")
+def revoke_(
+    name: ClientArgument,
+    rules: RulesOption = None,
+    key: Annotated[
+        str | None, typer.Option(help="Only this key: the beginning of its digest, as `unigate keys list` shows it.")
+    ] = None,
+) -> None:
+    """Take a client's keys out of the rules file, all of them or one."""
+    if key is not None and not _BEGINNING.fullmatch(key):
+        raise SettingsError("--key is the beginning of a digest, 4 hex digits or more, as `unigate keys list` shows it")
+    opened = open_rules(rules, os.environ)
+    count, elsewhere = revoke(opened, name, key or "")
+    if count:
+        print(f"{count} key{'s' * (count != 1)} of {name} removed from {opened.path}. {WHEN}")
+    for text in elsewhere:
+        print(f"A key of {name} comes from {text}: remove it there, in the environment, the .env file or the secret.")
+    if elsewhere:
+        raise SystemExit(1)

@@ -1,0 +1,128 @@
+"""The command `unigate report`: what was spent, and what was saved."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from addons.cli_options import RulesOption
+from addons.report import DAY, make_report
+from addons.report_source import open_ledger, said_plainly, shown_url
+from addons.report_view import as_csv, as_json, compare, show
+from addons.settings import SettingsError, read_rules
+from rules.decide import Rules
+from rules.prices import UNPAID
+
+PATIENCE = 0.5
+"""Seconds of reading after which a bar shows how far it is."""
+_UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_NO_TTY = 120
+"""Columns where no terminal says how many it has."""
+
+
+class By(StrEnum):
+    """What GROUPINGS are, for the command line."""
+
+    client = "client"
+    model = "model"
+    rule = "rule"
+    target = "target"
+    endpoint = "endpoint"
+    day = "day"
+
+
+def report(
+    since: Annotated[str, typer.Option(help="From when on: 7d, 24h, 90m ago, or a date, 2026-11-01 (UTC).")] = "7d",
+    until: Annotated[str | None, typer.Option(help="Until when, likewise; a date's day counts. Default: now.")] = None,
+    by: Annotated[By, typer.Option(help="What the table's lines are.")] = By.target,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
+    as_csv_: Annotated[bool, typer.Option("--csv", help="Print the groups and the total as CSV.")] = False,
+    rules: RulesOption = None,
+    ledger: Annotated[str | None, typer.Option(help="URL of another ledger than the one of the rules.")] = None,
+) -> None:
+    """Show what calls cost, what that saved, and how fast and reliable the answers were."""
+    if as_json_ and as_csv_:
+        raise SettingsError("--json and --csv cannot be had together")
+    now = time.time()
+    start, end = moment(since, now, "--since"), now if until is None else moment(until, now, "--until", ends=True)
+    if start >= end:
+        raise SettingsError("--since must be before --until (and before now)")
+    loaded, _ = read_rules(rules, os.environ)
+    terms = loaded.file.ledger
+    url = ledger if ledger is not None else terms.url if terms is not None else None
+    if url is None:
+        raise SettingsError(
+            "the rules keep no ledger: write `ledger: {url: sqlite:///ledger.sqlite}` there, or name one with --ledger"
+        )
+    engine = open_ledger(url)
+    with said_plainly(shown_url(url)), _progress() as told:
+        found = make_report(engine, by.value, start, end, is_local=_is_local(loaded), told=told)
+    comparison = compare(found, terms.compare_to if terms is not None else None)
+    if as_json_:
+        _write(orjson.dumps(as_json(found, comparison), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    elif as_csv_:
+        _write(as_csv(found).encode())
+    else:
+        narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+        show(found, comparison, Console(highlight=False, width=None if narrow else _NO_TTY))
+
+
+def moment(text: str, now: float, option: str, *, ends: bool = False) -> float:
+    """Unix time of what a person writes; raises SettingsError. `ends`: of a date, the end of its day."""
+    span = re.fullmatch(r"(\d{1,9})([mhdw])", text.strip())
+    if span is not None:
+        return now - int(span[1]) * _UNITS[span[2]]
+    try:
+        day = datetime.combine(date.fromisoformat(text.strip()), datetime.min.time(), UTC).timestamp()
+    except ValueError:
+        raise SettingsError(
+            f"{option} is '{text}'; it must be how long ago (7d, 24h, 90m, 2w) or a date (2026-11-01)"
+        ) from None
+    return min(now, day + DAY) if ends else day
+
+
+def _write(data: bytes) -> None:
+    """UTF-8, whatever the terminal's encoding is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _is_local(rules: Rules) -> Callable[[str], bool] | None:
+    """Tells targets of our own machines, where their hours have a price; None: local calls cost nothing."""
+    if not any(price.hour for price in rules.file.prices):
+        return None
+    ours = {name for name, provider in rules.file.providers.items() if provider.dialect in UNPAID}
+    return lambda target: target.partition("/")[0] in ours
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where that is a terminal and the reading takes a while."""
+    begun = time.monotonic()
+    columns = TextColumn("reading the ledger"), BarColumn(), TaskProgressColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("")
+
+    def told(done: int, total: int) -> None:
+        if sys.stderr.isatty() and time.monotonic() - begun > PATIENCE:
+            bar.start()  # harmless when it has started
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield told
+    finally:
+        if bar.live.is_started:
+            bar.stop()

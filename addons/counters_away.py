@@ -1,0 +1,133 @@
+"""A store of limits that may be out of reach: it is asked while it answers, and looked after while it does not.
+
+Once it has failed, nobody waits for it: every call hears at once that it is away, and only this class looks, once a
+second, whether it is back. Two lines in the log tell of it, one at each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from loguru import logger
+
+from addons.counters import Spent, Store, StoreAway
+from addons.logs import one_line
+from rules.quota import Charge, Standing
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks while it is away, a fifth more or less by chance: gateways should not all come at once."""
+RENEW_EVERY: Final = 20.0
+"""Seconds between two renewals of the leases: a third of their life."""
+_KEPT = 10_000
+"""Settlements that wait for its return."""
+
+
+class SharedStore(Store, Protocol):
+    """A Store outside of this process."""
+
+    async def renew(self) -> None:
+        """Holds the places of calls under way for longer; raises StoreAway."""
+        ...
+
+    def release(self, lease: str) -> None:
+        """Its places are not held for longer any more; the store itself need not be told at once."""
+        ...
+
+
+class Watched:
+    """A Store. Raises StoreAway at once while it is away."""
+
+    def __init__(self, store: SharedStore, chance: Callable[[], float], meanwhile: str) -> None:
+        """`meanwhile` says in the log what becomes of calls while it is away."""
+        self._store = store
+        self._chance = chance
+        self._meanwhile = meanwhile
+        self._why: str | None = None  # only its words: an error that was raised holds on to the calls it came through
+        self._lost = asyncio.Event()
+        self._owed: deque[tuple[Sequence[Charge], Sequence[int], Sequence[int], str]] = deque(maxlen=_KEPT)
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def away(self) -> bool:
+        return self._why is not None
+
+    async def start(self) -> None:
+        """Looks whether it is there, and goes on looking. One that is not does not keep us from starting."""
+        await self._look()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await self._store.close()
+
+    async def spend(self, charges: Sequence[Charge], lease: str) -> Spent:
+        self._check()
+        try:
+            return await self._store.spend(charges, lease)
+        except StoreAway as error:
+            self._gone(error)
+            raise
+
+    async def settle(self, charges: Sequence[Charge], slots: Sequence[int], used: Sequence[int], lease: str) -> None:
+        """While it is away it is told later; only what may have reached it is not told twice."""
+        if self.away:
+            self._store.release(lease)
+            self._owed.append((charges, slots, used, lease))
+            return
+        try:
+            await self._store.settle(charges, slots, used, lease)
+        except StoreAway as error:
+            self._gone(error)
+            raise
+
+    async def look(self, charges: Sequence[Charge]) -> tuple[Standing, ...]:
+        self._check()
+        try:
+            return await self._store.look(charges)
+        except StoreAway as error:
+            self._gone(error)
+            raise
+
+    def _check(self) -> None:
+        if self._why is not None:
+            raise StoreAway(self._why)
+
+    async def _watch(self) -> None:
+        while True:
+            if self.away:
+                await asyncio.sleep(LOOK_EVERY * (0.8 + 0.4 * self._chance()))
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._lost.wait(), RENEW_EVERY)
+                if self.away:
+                    continue
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            await self._store.renew()
+            while self._owed:
+                await self._store.settle(*self._owed.popleft())
+        except StoreAway as error:
+            self._gone(error)
+        else:
+            self._is_back()
+
+    def _gone(self, error: StoreAway) -> None:
+        if self._why is None:
+            self._why = one_line(str(error))
+            self._lost.set()
+            logger.warning("the store of the limits is away ({}): {}", self._why, self._meanwhile)
+
+    def _is_back(self) -> None:
+        if self._why is not None:
+            self._why = None
+            self._lost.clear()
+            logger.info("the store of the limits is back")

@@ -1,0 +1,142 @@
+"""The scripts that a Redis server runs for counters_redis.py: each is one step, in which nobody else counts.
+
+They count as rules/quota.Window does. A limit is a hash of slots; calls at once are a sorted set of leases, each with
+the moment at which it ends. The time is the server's own, so that the clocks of gateways need not agree; a test may
+give another one, as ARGV[1].
+
+Lua's numbers are doubles: whole up to 2^53, which as billionths of a dollar is nine million dollars. `%.0f` writes them
+as such; Lua's own way would round them to 14 digits.
+"""
+
+from __future__ import annotations
+
+_CLOCK = """
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] + time[2] / 1000000
+end
+"""
+
+_WINDOW = """
+-- What is in a window: its total, its last slot (-1: none), its slots from the oldest on; what is too old is taken out.
+local function window(key, width)
+  local gone = math.floor(now / width) - 60
+  local flat = redis.call('HGETALL', key)
+  local total, last, slots, old = 0, -1, {}, {}
+  for i = 1, #flat, 2 do
+    local slot, amount = tonumber(flat[i]), tonumber(flat[i + 1])
+    if slot < gone then
+      old[#old + 1] = flat[i]
+    else
+      slots[#slots + 1] = {slot, amount}
+      total = total + amount
+      last = math.max(last, slot)
+    end
+  end
+  if #old > 0 then redis.call('HDEL', key, unpack(old)) end
+  table.sort(slots, function(a, b) return a[1] < b[1] end)
+  return total, last, slots
+end
+
+-- Counts an amount now; a clock that was set back does not open older slots again.
+local function add(key, width, last, amount)
+  local slot = math.max(math.floor(now / width), last)
+  redis.call('HINCRBY', key, string.format('%.0f', slot), string.format('%.0f', amount))
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(width * 61000) + 1000))
+  return slot
+end
+"""
+
+SPEND = (
+    _CLOCK
+    + _WINDOW
+    + """
+-- ARGV: now, 1 to count or 0 to look, lease, its seconds; for each key: a slot's seconds (0: leases), limit, amount.
+-- Returns, as one text, which is quicker to read than a list: 1 if all fit, now, and for each key: used, its last slot
+-- (-1: none), the slot whose end makes room (-1: there is room, -2: there never is), and where it was counted.
+local take, lease, lives = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
+local found, all_fit = {}, 1
+for i, key in ipairs(KEYS) do
+  local at = 2 + 3 * i
+  local width, limit, amount = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local used, last, slots
+  if width == 0 then
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
+    used, last, slots = redis.call('ZCARD', key), -1, {}
+  else
+    used, last, slots = window(key, width)
+  end
+  local frees = -1
+  if amount > limit then
+    frees = -2
+  elseif amount > 0 then
+    local left = used
+    for _, slot in ipairs(slots) do
+      if left + amount <= limit then break end
+      left, frees = left - slot[2], slot[1]
+    end
+    if width == 0 and used + amount > limit then frees = 0 end
+  end
+  if frees ~= -1 then all_fit = 0 end
+  found[i] = {used, last, frees, width, amount}
+end
+local answer = {tostring(all_fit), string.format('%.17g', now)}
+for i, key in ipairs(KEYS) do
+  local used, last, frees, width, amount = unpack(found[i])
+  local slot = 0
+  if take and all_fit == 1 then
+    if width == 0 then
+      redis.call('ZADD', key, string.format('%.6f', now + lives), lease)
+      redis.call('PEXPIRE', key, string.format('%.0f', lives * 1000 + 1000))
+    else
+      slot = add(key, width, last, amount)
+      last = slot
+    end
+    used = used + amount
+  end
+  answer[#answer + 1] = string.format('%.0f %.0f %.0f %.0f', used, last, frees, slot)
+end
+return table.concat(answer, ' ')
+"""
+)
+
+SETTLE = (
+    _CLOCK
+    + _WINDOW
+    + """
+-- ARGV: now, lease; for each key: a slot's seconds (0: leases), the slot it was counted in, charged, used.
+local lease = ARGV[2]
+for i, key in ipairs(KEYS) do
+  local at = 4 * i - 1
+  local width, charged, used = tonumber(ARGV[at]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  if width == 0 then
+    redis.call('ZREM', key, lease)
+  elseif used < charged then
+    local there = tonumber(redis.call('HGET', key, ARGV[at + 1]) or 0)
+    local back = math.min(charged - used, there)
+    if back > 0 then redis.call('HINCRBY', key, ARGV[at + 1], string.format('%.0f', -back)) end
+  elseif used > charged then
+    local _, last = window(key, width)
+    add(key, width, last, used - charged)
+  end
+end
+return 1
+"""
+)
+
+RENEW = (
+    _CLOCK
+    + """
+-- ARGV: now, a lease's seconds; a lease for each further key. One that the server forgot is held again: its call is
+-- not over.
+-- The first key is only written: a server that does not take that, as a replica, cannot count either.
+local lives = tonumber(ARGV[2])
+redis.call('SET', KEYS[1], 1, 'PX', string.format('%.0f', lives * 1000))
+for i = 2, #KEYS do
+  redis.call('ZADD', KEYS[i], string.format('%.6f', now + lives), ARGV[i + 1])
+  redis.call('PEXPIRE', KEYS[i], string.format('%.0f', lives * 1000 + 1000))
+end
+return #KEYS
+"""
+)

@@ -1,0 +1,230 @@
+"""Limits counted in a Redis or Valkey server that several gateways share.
+
+The storages of `limits` count one limit in one call; a call here falls under several, and takes of all or of none. So
+this is its Redis storage (addresses, TLS, the client) with one more ability: scripts (counters_lua.py) that do all of
+a call's limits in one step and one round trip.
+
+Questions that come up while another is on its way go out together, over one connection, in their order: two hundred
+calls at once need no two hundred connections, and a place that is freed cannot be renewed behind its back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from limits.aio.storage import RedisStorage
+
+from addons.counters import Spent, StoreAway
+from addons.counters_lua import RENEW, SETTLE, SPEND
+from rules.quota import A_PLACE, SLOTS, Charge, Standing
+
+PATIENCE: Final = 0.25
+"""Seconds for an answer, the connection included."""
+LEASE: Final = 60.0
+"""Seconds that a place among the calls at once is held for a gateway that is not heard of."""
+PORT: Final = 6379
+"""Where the URL names none."""
+_LOOKS = 5
+_AT_ONCE = 64
+"""Questions in one go: the server does nothing else meanwhile."""
+_LEASES_AT_ONCE = 500
+_WAITS = {-1: 0.0, -2: math.inf}
+"""Where the script names no slot whose end makes room."""
+
+
+async def in_time[T](work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns; raises StoreAway where it takes longer than the patience.
+
+    Time that our own loop was busy with something else is not held against the server: the answer may have been there
+    all the while. A plain timeout would fire first.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        for _ in range(_LOOKS):
+            await asyncio.wait((task,), timeout=PATIENCE / _LOOKS)
+            if task.done():
+                return task.result()
+        raise StoreAway(f"no answer within {PATIENCE * 1000:.0f} ms")
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    text: str
+    sha: str
+
+
+def _script(text: str) -> _Script:
+    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_SPEND, _SETTLE, _RENEW = _SCRIPTS = (_script(SPEND), _script(SETTLE), _script(RENEW))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    script: _Script
+    keys: tuple[str, ...]
+    arguments: tuple[str | int | float, ...]
+    answer: asyncio.Future[Any]
+
+
+class RedisStore(RedisStorage):
+    """A Store (counters.py) that also renews its leases. Raises StoreAway; made outside or inside of a loop."""
+
+    STORAGE_SCHEME = ["unigate+redis", "unigate+rediss", "unigate+valkey", "unigate+valkeys"]  # noqa: RUF012 - the library declares it so
+
+    def __init__(self, uri: str, **options: Any) -> None:
+        url = uri.removeprefix("unigate+").replace("valkey", "redis", 1)  # they speak alike, and one client will do
+        parts = urlsplit(url)
+        if parts.port is None:
+            url = parts._replace(netloc=f"{parts.netloc}:{PORT}").geturl()
+        # in_time() is what bounds an answer; the older protocol is one that every server speaks. One hash tag for all
+        # keys, so that a cluster keeps them together.
+        given = {"socket_timeout": None, "protocol": 2, **options}
+        super().__init__(url, implementation="redispy", key_prefix="{unigate}", **given)
+        # The library imports the client when a storage is made. Done here, it would be 0.14 s and 8 MB of every start.
+        self._unknown_script = self.dependencies["redis"].module.exceptions.NoScriptError
+        self._waiting: list[_Question] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._leases: dict[str, tuple[str, ...]] = {}
+        self.now: float | None = None
+        """Unix time, for tests; None: what the server's clock says."""
+
+    @property
+    def _client(self) -> Any:
+        return self.bridge.get_connection()  # type: ignore[attr-defined]  # the base class of bridges lacks it
+
+    async def spend(self, charges: Sequence[Charge], lease: str) -> Spent:
+        spent = await self._count(charges, lease, take=True)
+        held = tuple(self._key(charge) for charge in charges if charge.limit.kind == "parallel")
+        if spent.admitted and held:
+            self._leases[lease] = held
+        return spent
+
+    async def look(self, charges: Sequence[Charge]) -> tuple[Standing, ...]:
+        return (await self._count(charges, "", take=False)).standings
+
+    async def settle(self, charges: Sequence[Charge], slots: Sequence[int], used: Sequence[int], lease: str) -> None:
+        self.release(lease)
+        keys: list[str] = []
+        arguments: list[str | int | float] = [self._now(), lease]
+        for charge, slot, really in zip(charges, slots, used, strict=True):
+            if charge.limit.kind == "parallel" or really != charge.amount:
+                keys.append(self._key(charge))
+                arguments += (_width(charge), slot, charge.amount, really)
+        if keys:
+            await self._ask(_SETTLE, tuple(keys), tuple(arguments))
+
+    def release(self, lease: str) -> None:
+        """Its places are not renewed any more; at the server they are held until it is settled, or for a LEASE."""
+        self._leases.pop(lease, None)
+
+    async def renew(self) -> None:
+        """Holds the places of calls under way for another LEASE; also shows whether the server is there and counts."""
+        held = [(key, lease) for lease, keys in self._leases.items() for key in keys]
+        for chunk in _chunks(held, _LEASES_AT_ONCE) if held else [held]:
+            keys, leases = tuple(key for key, _ in chunk), (lease for _, lease in chunk)
+            await self._ask(_RENEW, (self.bridge.prefixed_key("seen"), *keys), (self._now(), LEASE, *leases))
+
+    async def close(self) -> None:
+        if self._sender is not None:
+            await asyncio.wait((self._sender,))
+        await self._client.aclose()
+
+    async def _count(self, charges: Sequence[Charge], lease: str, *, take: bool) -> Spent:
+        arguments: list[str | int | float] = [self._now(), int(take), lease, LEASE]
+        for charge in charges:
+            arguments += (_width(charge), charge.limit.amount, charge.amount)
+        reply = await self._ask(_SPEND, tuple(map(self._key, charges)), tuple(arguments))
+        fit, at, *numbers = reply.split()
+        admitted, now = fit == b"1", float(at)
+        rows = list(_chunks([int(number) for number in numbers], 4))
+        return Spent(
+            admitted,
+            standings=tuple(_standing(charge, now, row) for charge, row in zip(charges, rows, strict=True)),
+            slots=tuple(row[3] for row in rows) if admitted else (),
+        )
+
+    def _key(self, charge: Charge) -> str:
+        return self.bridge.prefixed_key(charge.key)
+
+    def _now(self) -> str | float:
+        return "" if self.now is None else self.now
+
+    # -- the way there and back
+
+    async def _ask(self, script: _Script, keys: tuple[str, ...], arguments: tuple[str | int | float, ...]) -> Any:
+        question = _Question(script, keys, arguments, asyncio.get_running_loop().create_future())
+        self._waiting.append(question)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+        return await question.answer
+
+    async def _send(self) -> None:
+        """Asks what waits, until nothing does. Where that fails, all that waits has failed: none of it waits longer."""
+        while self._waiting:
+            asked, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            try:
+                replies = await in_time(self._round(asked))
+            except Exception as error:  # whatever it is: a call must not wait for ever
+                asked, self._waiting = [*asked, *self._waiting], []
+                replies = [error] * len(asked)
+            for question, reply in zip(asked, replies, strict=True):
+                if question.answer.done():
+                    continue  # whoever asked is gone
+                if isinstance(reply, Exception):
+                    question.answer.set_exception(StoreAway(str(reply) or type(reply).__name__))
+                else:
+                    question.answer.set_result(reply)
+
+    async def _round(self, asked: Sequence[_Question]) -> list[Any]:
+        replies = await self._evaluate(asked)
+        unknown = [place for place, reply in enumerate(replies) if isinstance(reply, self._unknown_script)]
+        if unknown:  # the server is new, or was restarted, and those questions did nothing
+            load = self._client.pipeline(transaction=False)
+            for script in _SCRIPTS:
+                load.script_load(script.text)
+            await load.execute()
+            again = await self._evaluate([asked[place] for place in unknown])
+            for place, reply in zip(unknown, again, strict=True):
+                replies[place] = reply
+        return replies
+
+    async def _evaluate(self, asked: Sequence[_Question]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for question in asked:
+            pipe.evalsha(question.script.sha, len(question.keys), *question.keys, *question.arguments)
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
+
+
+def _width(charge: Charge) -> float:
+    """Seconds of one slot; 0 for calls at once."""
+    return charge.limit.seconds / SLOTS
+
+
+def _standing(charge: Charge, now: float, row: Sequence[int]) -> Standing:
+    used, last, frees, _ = row
+    width = _width(charge)
+
+    def until_gone(slot: int) -> float:
+        return max(0.0, (slot + SLOTS + 1) * width - now)
+
+    wait = _WAITS.get(frees)
+    if wait is None:
+        wait = until_gone(frees) if width else A_PLACE
+    return Standing(used, wait, until_gone(last) if used and last >= 0 else 0.0)
+
+
+def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,180 @@
+"""Callers' keys in a rules file: new ones, all of them as a table, and their end.
+
+A key is made here and told once; the file gets its digest, of which no key can be made. A file is only ever replaced as
+a whole and at once, by one that is sound: whoever starts the gateway meanwhile finds the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from addons.local import ENDPOINTS
+from addons.rules_text import CannotChange, keys_in, with_key, without_keys
+from addons.settings import SettingsError, environment_for, find_rules, read_text
+from rules.access import DIGEST, client_name, digest_of
+from rules.callers import written
+from rules.decide import Rules
+from rules.load import RulesError, load_rules
+from rules.reader import filled_in
+from rules.schema import RulesFile
+from rules.terms import Caller
+from rules.terms import client_name as check_name
+from rules.values import near
+from wire.profiles import PROFILES
+
+SHOWN = 8
+"""Hex digits of a digest: enough to tell keys apart."""
+WHEN = "This takes effect when the gateway is started the next time."
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A rules file as it stands."""
+
+    path: Path
+    text: str
+    environment: Mapping[str, str]
+    file: RulesFile
+
+
+def new_key() -> str:
+    """A key that nobody can guess: 256 bits of chance."""
+    return f"sk-unigate-{secrets.token_urlsafe(32)}"
+
+
+def digest(key: str) -> str:
+    """What stands in the file in place of a key."""
+    return DIGEST + digest_of(key).hex()
+
+
+def open_rules(path: Path | None, environment: Mapping[str, str]) -> Opened:
+    """Raises SettingsError."""
+    path = find_rules(path)
+    text = read_text(path)
+    merged = environment_for(text, path, environment)
+    return Opened(path, text, merged, _load(text, merged, path).file)
+
+
+def add(opened: Opened, client: str, key: str) -> None:
+    """Writes a key's digest into the file, for a client who need not be there yet. Raises SettingsError."""
+    _change(opened, lambda: with_key(opened.text, client, digest(key)))
+
+
+def line_for(opened: Opened, client: str, key: str) -> str:
+    """What to write into the file for a key."""
+    name_of_list = "one more of its `keys`" if client in opened.file.clients else "under `clients`"
+    row = f'"{digest(key)}"' if client in opened.file.clients else f'{client}: {{key: "{digest(key)}"}}'
+    return f"{name_of_list}:\n  {row}"
+
+
+def check_client(name: str) -> None:
+    """Raises SettingsError for what cannot be a client's name."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise SettingsError(f"'{name}' cannot be a client's name: {error}") from None
+
+
+def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str, ...]]:
+    """Takes keys of a client out of the file: those whose digests begin so, all where nothing is said.
+
+    Returns how many, and the texts with variables of those that the file does not spell. Raises SettingsError.
+    """
+    row = opened.file.clients.get(client)
+    if row is None:
+        raise SettingsError(f"there is no client '{client}' in {opened.path}{near(client, opened.file.clients)}")
+    found = {digest_of(key).hex() for key in written(row)}
+    gone = {one for one in found if one.startswith(beginning.lower())}
+    if not gone:
+        whose = f"no key whose digest begins with {beginning[:64]}" if beginning else "no key"
+        raise SettingsError(f"client '{client}' has {whose}; `unigate keys list` shows them")
+    if beginning and len(gone) > 1:
+        raise SettingsError(f"{len(gone)} keys of client '{client}' begin with {beginning}; write more of the digest")
+    texts = keys_in(opened.text, client)
+    here = set().union(*(_digests(text) for text in texts if "${" not in text)) & gone
+    elsewhere = tuple(text for text in texts if "${" in text and _digests(filled_in(text, opened.environment)) & gone)
+    if here:
+        _change(opened, lambda: without_keys(opened.text, client, lambda key: digest_of(key).hex() in here))
+    return len(here), elsewhere
+
+
+def _digests(keys: str) -> set[str]:
+    return {digest_of(key).hex() for key in keys.split(",") if key.strip()}
+
+
+def rows(file: RulesFile, today: str) -> Iterator[tuple[str, ...]]:
+    """(client, keys, digests, models, limits, expires, state) of everybody who has a key, for people."""
+    for name, row in file.clients.items():
+        keys = [digest_of(key).hex()[:SHOWN] for key in written(row)]
+        yield (
+            name,
+            str(len(keys)),
+            " ".join(keys),
+            "all" if row.models is None else ", ".join(row.models),
+            _limits(row, file),
+            row.expires.isoformat() if row.expires is not None else "",
+            _state(row, keys, today),
+        )
+    usual = ", ".join(file.limits.each_client)
+    for token in file.proxy.auth.tokens:
+        key = token.get_secret_value()
+        yield client_name(key), "1", digest_of(key).hex()[:SHOWN], "all", usual, "", "unnamed"
+
+
+def _limits(row: Caller, file: RulesFile) -> str:
+    return ", ".join(row.limits if row.limits is not None else file.limits.each_client)
+
+
+def _state(row: Caller, keys: list[str], today: str) -> str:
+    if row.disabled:
+        return "disabled"
+    if row.expires is not None and row.expires.isoformat() < today:
+        return "expired"
+    return "may call" if keys else "has no key"
+
+
+def _load(text: str, environment: Mapping[str, str], path: Path) -> Rules:
+    try:
+        return load_rules(text, environment, name=str(path), profiles=PROFILES, endpoints=ENDPOINTS)
+    except RulesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _change(opened: Opened, changed: Callable[[], str]) -> None:
+    try:
+        text = changed()
+    except CannotChange as error:
+        raise SettingsError(f"{opened.path} is left as it is: {error}. Change it by hand") from None
+    _load(text, opened.environment, opened.path)
+    replace(opened.path, text)
+
+
+def replace(path: Path, text: str) -> None:
+    """Puts a text in the place of a file's, all at once, with the file's own mode. Raises SettingsError."""
+    real = path.resolve()  # a link stays one
+    kept = real.stat()
+    if not kept.st_mode & 0o222 or not os.access(real, os.W_OK):
+        raise SettingsError(f"{path} is read-only: nothing was changed")
+    temporary = ""
+    try:
+        number, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
+        with os.fdopen(number, "wb") as file:
+            os.fchmod(number, stat.S_IMODE(kept.st_mode))
+            with suppress(PermissionError):
+                os.fchown(number, kept.st_uid, kept.st_gid)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(number)
+        os.replace(temporary, real)
+    except OSError as error:
+        if temporary:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise SettingsError(f"{path} cannot be replaced ({error.strerror}): nothing was changed") from None

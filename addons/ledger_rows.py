@@ -1,0 +1,123 @@
+"""A call's account as rows of the ledger's tables: plain tuples, in the order of the tables' columns.
+
+The trap: rows are made in a thread that shares the interpreter with all calls. What is made here is what a driver takes
+as it is, so that nothing has to be converted a second time, and a text that a database refuses (a zero character, half
+a surrogate pair) is mended, or a caller who chooses such a name for a model would leave no trace.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import orjson
+
+from addons.account import Account, Tried
+from addons.tables import bucket_of
+
+type Row = tuple[int | float | str | bool | None, ...]
+
+
+class Written(NamedTuple):
+    """One call, ready to be written."""
+
+    call: Row
+    attempts: list[Row]
+
+
+_EPOCH = 1_735_689_600
+"""The first moment of 2025: ids count from there."""
+_A_SECOND = 4096
+_TAGS = 2**20
+
+
+class Ids:
+    """Numbers for rows that several processes write at once, without asking the database: time, then who gave it.
+
+    They grow, so a row is always added at the end of a table and of its indexes. A process that gives more of them than
+    a second has runs ahead of the clock, which costs nothing.
+    """
+
+    def __init__(self, tag: int) -> None:
+        """`tag` is chosen at random; should two processes have the same, the database refuses the later row."""
+        self._tag = tag % _TAGS
+        self._last = 0
+
+    def next(self, now: float) -> int:
+        """`now` in Unix time."""
+        self._last = max(self._last + 1, int((now - _EPOCH) * _A_SECOND))
+        return self._last * _TAGS + self._tag
+
+
+def written(account: Account, ids: Ids, now: float) -> Written:
+    """The rows of one call."""
+    number = ids.next(now)
+    tokens, tried, tags, first = account.tokens, account.tried, account.tags, account.first_token
+    first_ms = round(first * 1000) if first is not None else None
+    total_ms = round(account.total * 1000)
+    call = (
+        number,
+        account.time,
+        account.request_id,
+        account.client,
+        orjson.dumps(dict(tags)).decode() if tags else "{}",
+        account.endpoint,
+        account.operation,
+        _text(account.model),
+        account.rule,
+        _text(account.target),
+        account.status,
+        _text(account.error),
+        _text(account.finish_reason),
+        account.streamed,
+        len(tried),
+        sum([one.failed for one in tried]),
+        tokens.prompt,
+        tokens.cached,
+        tokens.completion,
+        tokens.reasoning,
+        account.estimated,
+        account.cost,
+        account.unpriced,
+        account.failed_cost,
+        account.compared,
+        first_ms,
+        total_ms,
+        _bucket(first_ms) if first_ms is not None else None,
+        _bucket(total_ms),
+        _text(account.prompt),
+        _text(account.answer),
+    )
+    return Written(call, [_attempt(one, number, place, ids, now) for place, one in enumerate(tried, 1)])
+
+
+def _attempt(one: Tried, call: int, place: int, ids: Ids, now: float) -> Row:
+    tokens, first = one.tokens, one.first_token
+    return (
+        ids.next(now),
+        call,
+        place,
+        one.started,
+        _text(one.target),
+        _text(one.outcome),
+        one.continues,
+        tokens.prompt,
+        tokens.cached,
+        tokens.completion,
+        tokens.reasoning,
+        one.estimated,
+        one.cost,
+        round(first * 1000) if first is not None else None,
+        round(one.took * 1000),
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _bucket(milliseconds: int) -> int:
+    return bucket_of(milliseconds / 1000)
+
+
+def _text(text: str | None) -> str | None:
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

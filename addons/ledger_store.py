@@ -1,0 +1,391 @@
+"""The ledger's database: SQLite or PostgreSQL. Everything here blocks, and belongs to the ledger's own thread.
+
+SQLite writes ahead (WAL) with synchronous=NORMAL: the end of a process, however sudden, loses nothing that was
+committed; the loss of power may lose the last commits, and never harms the file. Several processes may write one file,
+each waiting for the others' turn.
+
+The trap of bounding PostgreSQL by size: its tables do not shrink when rows go, so whoever deletes until they are small
+deletes everything. There the size of what is left is told from the number of rows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import Any, NamedTuple
+
+from sqlalchemy import Column, Connection, Engine, Integer, Table, create_engine, event, func, inspect, select, text
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from addons.ledger_rows import Row, Written
+from addons.tables import attempts, calls, metadata
+
+VERSION = 1
+"""Of the tables. A later version adds to `_MIGRATIONS` how to get there from the one before."""
+_MIGRATIONS: dict[int, tuple[str, ...]] = {}
+"""version -> the statements that make the tables of the next one out of its tables."""
+_versions = Table("ledger_version", metadata, Column("version", Integer, nullable=False))
+
+BUSY = 2.0
+"""Seconds for which a locked SQLite file is waited for before the attempt counts as failed."""
+STEP = 1000
+"""Calls that are deleted in one transaction, at most."""
+SLICE = 0.04
+"""Seconds that a transaction which deletes may take: writing waits for it."""
+_VACUUM_PAGES = 256
+_OF_A_ROW = 100
+"""Bytes that PostgreSQL adds to a row, with its entries in the indexes; more or less."""
+_FREED = 0.98
+"""How full the ledger is after it was too full: not for every new row is an old one looked for."""
+
+
+class Past(NamedTuple):
+    """What a limit needs to know of a call that is over."""
+
+    time: float
+    """When it began, Unix time."""
+    client: str
+    model: str
+    """As its caller named it."""
+    tokens: int
+    """Read and said."""
+    cost: int
+    """NANOS."""
+
+
+class StoreAway(Exception):
+    """The database cannot be used at the moment; the message is for people. What was to be written can wait."""
+
+
+class Refused(Exception):
+    """The database is there, and takes at least one of these rows at no time."""
+
+
+def engine_for(url: str, *, reads: bool = False) -> Engine:
+    """An engine that opens a connection for each use, without waiting for ever; raises StoreAway.
+
+    `reads`: what is done with it takes no lock that writing would wait for.
+    """
+    try:
+        parsed = make_url(url)
+        return _ENGINES[parsed.get_backend_name()](parsed, reads)
+    except (ArgumentError, KeyError, ImportError) as error:
+        raise StoreAway(f"its url is none of a SQLite or PostgreSQL database ({type(error).__name__})") from None
+
+
+def _sqlite(url: URL, reads: bool) -> Engine:
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"timeout": BUSY, "check_same_thread": False, "isolation_level": None}
+    )
+    if reads:
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        # auto_vacuum counts only before the first table is made.
+        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that first reads and then writes would not be waited for, but refused.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: URL, _reads: bool) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "unigate",
+            "keepalives_idle": 10,
+            "tcp_user_timeout": 10_000,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = '30s'; SET lock_timeout = '5s'; SET timezone = 'UTC'")
+        connection.commit()
+
+    return engine
+
+
+_ENGINES = {"sqlite": _sqlite, "postgresql": _postgresql}
+
+
+class LedgerStore:
+    """One connection to the database, which is opened when it is first needed and after each failure."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+        self._path: str | None = None
+        """Of a SQLite file."""
+        self._file: tuple[int, int] | None = None
+        """Which file of that path is open."""
+        self._step = STEP // 4
+
+    # -- opening
+
+    def open(self) -> None:
+        """Makes the tables where there are none; raises StoreAway."""
+        with self._guarded():
+            self._opened()
+
+    def _opened(self) -> Connection:
+        if self._connection is not None and self._file is not None and _file_of(self._path) != self._file:
+            self.close()  # what is written to a file that was removed or replaced is gone
+        if self._connection is None:
+            if self._engine is None:
+                self._engine = engine_for(self._url)
+                self._path = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+            self._connection = self._engine.connect()
+            with self._connection.begin():
+                _prepare(self._connection)
+            self._file = _file_of(self._path)
+        return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError):
+                connection.close()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What goes wrong, in two kinds; after any of them the connection is opened anew."""
+        try:
+            yield
+        except Exception as error:
+            self.close()
+            if isinstance(error, StoreAway):
+                raise
+            raise (Refused if _is_about_rows(error) else StoreAway)(_words(error, self._path)) from None
+
+    # -- writing
+
+    def write(self, batch: Sequence[Written], *, again: bool = False) -> None:
+        """Writes calls with their attempts, all or none of them; raises StoreAway or Refused.
+
+        `again`: it was tried before, and nobody knows whether the database did it: the connection may have been lost
+        after the commit.
+        """
+        with self._guarded():
+            connection = self._opened()
+            with connection.begin():
+                if again and _has(connection, batch[0]):
+                    return
+                insert = _INSERT[connection.dialect.name]
+                insert(connection, calls, [one.call for one in batch])
+                insert(connection, attempts, [row for one in batch for row in one.attempts])
+
+    # -- keeping it small
+
+    def expire(self, before: float) -> bool:
+        """Deletes some calls from before a moment (Unix time), the oldest first; says whether there may be more."""
+        return self._delete(before, self._step)
+
+    def shrink(self, size: int) -> bool:
+        """Deletes some of the oldest calls where all take more than `size` bytes; says whether that was so."""
+        with self._guarded():
+            connection = self._opened()
+            with connection.begin():
+                over = _OVER[connection.dialect.name](connection, size)
+        if over > 0:
+            self._delete(None, min(over, self._step))
+        return over > 0
+
+    def _delete(self, before: float | None, count: int) -> bool:
+        with self._guarded():
+            connection = self._opened()
+            oldest = select(calls.c.id).order_by(calls.c.time).limit(count)
+            if before is not None:
+                oldest = oldest.where(calls.c.time < before)
+            begun = time.monotonic()
+            with connection.begin():
+                gone = connection.execute(calls.delete().where(calls.c.id.in_(oldest))).rowcount
+            took = time.monotonic() - begun
+            if gone:
+                self._step = max(20, min(STEP, int(count * SLICE / max(took, 0.001))))
+                if self._path is not None:
+                    # Around SQLAlchemy, for it works only outside of a transaction.
+                    connection.connection.cursor().execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+            return gone >= count
+
+
+def _file_of(path: str | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _cause(error: Exception) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _is_about_rows(error: Exception) -> bool:
+    """Whether it will be the same next time. Drivers share the names of their exceptions, and nothing else."""
+    cause = _cause(error)
+    said_by_driver = any(kind.__name__ in ("DataError", "IntegrityError") for kind in type(cause).__mro__)
+    return said_by_driver or isinstance(cause, UnicodeError | OverflowError)
+
+
+def _words(error: Exception, path: str | None) -> str:
+    """What went wrong, in one line."""
+    cause = _cause(error)
+    said = " ".join(str(cause).partition("\n")[0].split()) or type(cause).__name__
+    return f"{said} ({path})" if path is not None else said
+
+
+def _prepare(connection: Connection) -> None:
+    """Makes the tables, or looks whether they are ours; raises StoreAway. Within a transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('unigate ledger'))"))  # others may do the same
+    there = set(inspect(connection).get_table_names())
+    if _versions.name in there:
+        _bring_up(connection, connection.execute(select(func.max(_versions.c.version))).scalar() or 0)
+        return
+    foreign = sorted(there & {calls.name, attempts.name})
+    if foreign:
+        raise StoreAway(f"it has a table '{foreign[0]}' that is no ledger's; give the ledger a database of its own")
+    metadata.create_all(connection)
+    connection.execute(_versions.insert().values(version=VERSION))
+
+
+def _bring_up(connection: Connection, version: int) -> None:
+    """Leads the tables of an earlier version to this one."""
+    if version > VERSION:
+        raise StoreAway(f"it was made by a later unigate: its tables are of version {version}, and {VERSION} is known")
+    while version < VERSION:
+        if version not in _MIGRATIONS:
+            raise StoreAway(f"its tables are of version {version}, which nothing leads from; {VERSION} is known")
+        for statement in _MIGRATIONS[version]:
+            connection.exec_driver_sql(statement)
+        version += 1
+        connection.execute(_versions.update().values(version=version))
+
+
+def _has(connection: Connection, one: Written) -> bool:
+    found = connection.execute(select(calls.c.request_id).where(calls.c.id == one.call[0])).scalar()
+    return found == one.call[2]
+
+
+def _insert_sqlite(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Most of the rows many at a time: with each statement the interpreter's lock is given away and asked for again.
+
+    Around SQLAlchemy, which costs half as much again.
+    """
+    one, many = _STATEMENTS[table.name]
+    driver: Any = connection.connection.cursor()
+    together = len(rows) - len(rows) % _TOGETHER
+    for start in range(0, together, _TOGETHER):
+        driver.execute(many, tuple(chain.from_iterable(rows[start : start + _TOGETHER])))
+    driver.executemany(one, rows[together:])
+
+
+_TOGETHER = 32
+"""Rows of a statement: with more of them there is nothing more to be saved."""
+
+
+def _statements(table: Table) -> tuple[str, str]:
+    one = str(table.insert().compile(dialect=sqlite.dialect()))
+    head, values = one.split(" VALUES ")
+    return one, f"{head} VALUES {', '.join([values] * _TOGETHER)}"
+
+
+_STATEMENTS = {table.name: _statements(table) for table in (calls, attempts)}
+
+
+def _insert_postgresql(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """COPY costs a third of the processor time of as many INSERTs (psycopg 3.3)."""
+    columns = ", ".join(column.name for column in table.columns)
+    driver: Any = connection.connection.cursor()
+    with driver as cursor, cursor.copy(f"COPY {table.name} ({columns}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _over_sqlite(connection: Connection, size: int) -> int:
+    """How many of the oldest calls must go."""
+    pages, free, a_page = (
+        connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return _share(connection, (pages - free) * a_page, size)
+
+
+def _over_postgresql(connection: Connection, size: int) -> int:
+    on_disk = sum(
+        connection.execute(select(func.pg_total_relation_size(table.name))).scalar_one() for table in (calls, attempts)
+    )
+    if on_disk <= size:
+        return 0
+    used = 0
+    for table in (calls, attempts):
+        latest = select(table).order_by(table.c.id.desc()).limit(500).subquery("latest")
+        each = connection.execute(select(func.avg(func.pg_column_size(text("latest.*")))).select_from(latest)).scalar()
+        rows = connection.execute(select(func.count()).select_from(table)).scalar_one()
+        used += int(rows * (float(each or 0) + _OF_A_ROW))
+    return _share(connection, used, size)
+
+
+def _share(connection: Connection, used: int, size: int) -> int:
+    if used <= size:
+        return 0
+    rows = connection.execute(select(func.count()).select_from(calls)).scalar_one()
+    return math.ceil(rows * (1 - _FREED * size / used))
+
+
+_OVER: dict[str, Callable[[Connection, int], int]] = {"sqlite": _over_sqlite, "postgresql": _over_postgresql}
+
+
+def past(url: str, since: float, most: int, seconds: float) -> list[Past]:
+    """The latest calls since a moment (Unix time), oldest first; none where there is no ledger. Raises StoreAway."""
+    engine = engine_for(url, reads=True)
+    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    if path is not None and not os.path.exists(path):
+        return []  # to connect would make it
+    try:
+        with engine.connect() as connection:
+            if path is not None:
+                until = time.monotonic() + seconds
+                driver: Any = connection.connection.dbapi_connection
+                driver.set_progress_handler(lambda: time.monotonic() > until, 10_000)
+            else:
+                connection.execute(text(f"SET statement_timeout = {int(seconds * 1000)}"))
+            if not inspect(connection).has_table(calls.name):
+                return []
+            tokens = calls.c.prompt_tokens + calls.c.completion_tokens
+            asked = select(calls.c.time, calls.c.client, calls.c.model, tokens, calls.c.cost)
+            # What was refused has taken nothing of any limit.
+            counted = (calls.c.status < 400) | (tokens > 0) | (calls.c.cost > 0)
+            asked = asked.where(calls.c.time >= since, counted).order_by(calls.c.time.desc()).limit(most)
+            rows = connection.execute(asked)
+            found = [Past(*row) for row in rows]
+    except Exception as error:
+        raise StoreAway(_words(error, path)) from None
+    found.reverse()
+    return found
+
+
+_INSERT: dict[str, Callable[[Connection, Table, Sequence[Row]], None]] = {
+    "sqlite": _insert_sqlite,
+    "postgresql": _insert_postgresql,
+}

@@ -1,0 +1,62 @@
+"""Who calls and what it may: a client's key, its endpoints and its models, as the faults that a caller is told.
+
+What counts of a model is the name that the caller uses: what the rules make of it is no business of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rules.access import Client
+from rules.decide import Rules
+from rules.paths import permits
+from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, Unauthorized
+
+MOST_NAMED = 8
+"""Models or endpoints in an error's words."""
+
+
+def identify(rules: Rules, key: str | None, moment: float) -> Client:
+    """Who calls, at a moment in Unix time; raises Unauthorized in OpenAI's words."""
+    match rules.keys.identify(key, moment):
+        case Client() as client:
+            return client
+        case denied if denied.shown is None:
+            raise KeyMissing(
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or as ?api_key=YOUR_KEY."
+            )
+        case denied if denied.because:
+            raise Unauthorized(
+                f"The API key {denied.shown} is not accepted: {denied.because}. Ask whoever runs this gateway for "
+                "another one."
+            )
+        case denied:
+            raise Unauthorized(
+                f"Incorrect API key provided: {denied.shown}. Use a key that this gateway was given in API_KEYS"
+                f"{' or under `clients`' if rules.file.clients else ''}."
+            )
+
+
+def check_endpoint(client: Client, path: str, rules: Rules) -> None:
+    """`path`: as the table of endpoints has it. Raises EndpointForbidden."""
+    if client.endpoints is not None and not permits(client.endpoints, path):
+        listed = rules.file.clients[client.name].endpoints or ()
+        raise EndpointForbidden(
+            f"Client '{client.name}' does not have access to this endpoint. It may call: {_some(listed, '/v1')}."
+        )
+
+
+def check_model(client: Client, model: str, rules: Rules) -> None:
+    """`model`: as the caller names it. Raises ModelForbidden."""
+    if client.models is not None and not client.models(model):
+        listed = rules.file.clients[client.name].models or ()
+        raise ModelForbidden(
+            f"Client '{client.name}' does not have access to model `{model[:200]}`. It may name: {_some(listed)}.",
+            param="model",
+        )
+
+
+def _some(listed: Sequence[str], prefix: str = "") -> str:
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(f"{prefix}{one}" for one in listed[:MOST_NAMED]) + more

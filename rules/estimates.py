@@ -1,0 +1,118 @@
+"""What a call will probably use, from what calls to the same model really used.
+
+A limit on tokens must be kept while calls run, and what a call uses is known when it is over. So each takes an estimate
+on its way in. The trap is the mean: of many calls at once half would use more than that, and together pass the limit.
+An estimate is therefore the smoothed mean and four times the smoothed deviation, the way TCP sets its timer
+(RFC 6298): it is near the mean where a model answers evenly, and far above it where it does not.
+
+A prompt's tokens are its text's, in proportion to its characters, and what the characters do not tell (the server's
+template, images, tools). The proportion is learned from prompts that are long enough for the rest not to matter; the
+rest is learned as what is left over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from rules.prices import CHARS_PER_TOKEN, EXPECTED_ANSWER, Tokens
+
+REMEMBERED = 1024
+"""Targets."""
+LONG = 400
+"""Characters of a prompt whose proportion is learned from."""
+_MEAN = 1 / 8
+_DEVIATION = 1 / 4
+_TIMES = 4
+_SURE = 1 / 8
+"""Tokens in a character, at the least, of usual text: what is believed of a model that nothing is known of, where a
+call would be turned away because of it."""
+
+
+class Smoothed:
+    """A smoothed mean, and a bound that few values pass."""
+
+    __slots__ = ("deviation", "mean")
+
+    def __init__(self) -> None:
+        self.mean: float | None = None
+        self.deviation = 0.0
+
+    def learn(self, value: float) -> None:
+        if self.mean is None:
+            self.mean, self.deviation = value, abs(value) / 2
+        else:
+            self.deviation += _DEVIATION * (abs(value - self.mean) - self.deviation)
+            self.mean += _MEAN * (value - self.mean)
+
+    def bound(self, unknown: float) -> float:
+        return unknown if self.mean is None else self.mean + _TIMES * self.deviation
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """Of one target."""
+
+    ratio: Smoothed
+    """Tokens per character of a prompt."""
+    rest: Smoothed
+    """A prompt's tokens beyond those of its characters; may be below 0."""
+    answer: Smoothed
+    """Tokens of one answer."""
+
+
+class Expected(NamedTuple):
+    """What one call will probably take. Tokens."""
+
+    prompt: int
+    """Once; a call for several answers may have to send it several times."""
+    certain: int
+    """That part of the prompt of which there is no doubt."""
+    answer: int
+    """Of each answer."""
+
+
+class Estimates:
+    """What is known of targets. Bounded, and for one thread."""
+
+    def __init__(self) -> None:
+        self._known: LRUCache[str, _Known] = LRUCache(REMEMBERED)
+
+    def prompt(self, target: str, chars: int) -> int:
+        """Tokens of a prompt, as they are most likely: for what was cut off before its target could say."""
+        known: _Known | None = self._known.get(target)
+        return round(max(0.0, _text(known, chars) + ((known.rest.mean or 0.0) if known is not None else 0.0)))
+
+    def expect(self, target: str, chars: int, *, at_most: int | None = None) -> Expected:
+        """`target`: provider/model; `chars`: of the prompt; `at_most`: tokens that the caller allows an answer."""
+        known: _Known | None = self._known.get(target)
+        text = _text(known, chars)
+        if known is None:
+            prompt, answer = text, float(EXPECTED_ANSWER)
+        else:
+            prompt, answer = text + known.rest.bound(0.0), known.answer.bound(EXPECTED_ANSWER)
+        certain = text if known is not None and known.ratio.mean is not None else chars * _SURE
+        prompt = max(prompt, certain)
+        if at_most is not None:
+            answer = min(answer, at_most)
+        return Expected(round(prompt), round(certain), round(max(0.0, answer)))
+
+    def learn(self, target: str, chars: int, tokens: Tokens, *, answers: int = 1) -> None:
+        """From what a target reported of one call; `answers`: how many it gave, 0 where it gives no texts."""
+        if tokens.prompt == 0:
+            return  # it does not count, or another one's words were repeated
+        known: _Known | None = self._known.get(target)
+        if known is None:
+            known = self._known[target] = _Known(Smoothed(), Smoothed(), Smoothed())
+        if chars >= LONG:
+            known.ratio.learn(tokens.prompt / chars)
+        known.rest.learn(tokens.prompt - _text(known, chars))
+        if answers:
+            known.answer.learn(tokens.completion / answers)
+
+
+def _text(known: _Known | None, chars: int) -> float:
+    ratio = known.ratio.mean if known is not None else None
+    return chars / CHARS_PER_TOKEN if ratio is None else chars * ratio

@@ -1,0 +1,49 @@
+"""Endpoints as the file names them: `/v1/models` and `/models` are one, and a path means all that is below it too.
+
+Which endpoints there are is not known here: whoever loads the file hands their table in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from rules.values import as_list, near
+
+
+def path(value: str) -> str:
+    """A path without its /v1 and without a slash at its end; raises ValueError for what is none."""
+    text = value.strip()
+    if not text.startswith("/"):
+        raise ValueError("a path begins with a slash, such as /v1/chat/completions")
+    if text.endswith("*"):
+        raise ValueError("a path means all that is below it too; write it without *")
+    text = text.rstrip("/")
+    text = text.removeprefix("/v1") if text.startswith("/v1/") else text
+    if text in ("", "/v1"):
+        raise ValueError("this would be every path; leave `endpoints` out for all of them")
+    return text
+
+
+Paths = Annotated[tuple[Annotated[str, AfterValidator(path)], ...], BeforeValidator(as_list), Field(min_length=1)]
+
+
+def unknown(value: str, known: Collection[str]) -> str | None:
+    """What is wrong with a path that path() takes and that means none of `known`, which are without their /v1."""
+    wanted = path(value)
+    if any(one == wanted or one.startswith(f"{wanted}/") for one in known):
+        return None
+    prefix = "/v1" if value.strip().startswith("/v1/") else ""
+    plain = [f"{prefix}{one}" for one in known if "{" not in one]
+    return f"there is no such endpoint{near(prefix + wanted, plain) or f'; there are {", ".join(plain)}'}"
+
+
+def permits(listed: frozenset[str], endpoint: str) -> bool:
+    """Whether an endpoint, as its table has it, is one of those that are listed, or below one."""
+    while endpoint:
+        if endpoint in listed:
+            return True
+        endpoint = endpoint.rpartition("/")[0]
+    return False

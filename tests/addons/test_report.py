@@ -1,0 +1,161 @@
+"""The report equals a plain sum over the ledger's rows, in SQLite and, where there is one, in PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from addons import report as report_module
+from addons.report import DAY, GROUPINGS, Figures, Report, make_report, percentile
+from addons.report_source import open_ledger
+from addons.tables import bucket_of
+from tests.addons.ledgers import sqlite_url
+from tests.addons.reports import NOON, fill, new_ledger, plain_groups, plain_sum, row
+from tests.postgres import BIN, Postgres
+
+MIDNIGHT = NOON // DAY * DAY
+
+
+@pytest.fixture(scope="module", params=["sqlite", *(["postgresql"] if BIN else [])])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield sqlite_url(tmp_path_factory.mktemp("ledger"))
+    else:
+        with Postgres() as server:
+            yield server.new_database()
+
+
+@pytest.fixture(scope="module")
+def writing(url: str) -> Engine:
+    return new_ledger(url)
+
+
+@pytest.fixture(scope="module")
+def reading(url: str, writing: Engine) -> Engine:
+    return open_ledger(url)
+
+
+names = st.sampled_from(["a", "b", "über", "[red]x[/red]", "=1+1", "日本"]) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
+)
+amounts = st.integers(0, 10**13)
+buckets = st.integers(0, 700)
+rows = st.builds(
+    row,
+    time=st.integers(int(MIDNIGHT) - 2 * DAY, int(MIDNIGHT) + 2 * DAY).map(float)
+    | st.sampled_from([MIDNIGHT, MIDNIGHT - 1e-3, MIDNIGHT + 1e-3, MIDNIGHT + DAY]),
+    client=names,
+    model=names,
+    rule=st.none() | names,
+    target=st.none() | st.sampled_from(["ollama/a", "cloud/b"]),
+    endpoint=st.sampled_from(["/chat/completions", "/embeddings"]),
+    status=st.sampled_from([200, 399, 400, 429, 498, 499, 500, 503]),
+    streamed=st.booleans(),
+    failed_attempts=st.integers(0, 3),
+    prompt_tokens=st.integers(0, 10**9),
+    cached_tokens=st.integers(0, 10**6),
+    completion_tokens=st.integers(0, 10**9),
+    reasoning_tokens=st.integers(0, 10**6),
+    estimated=st.booleans(),
+    cost=amounts,
+    unpriced=st.booleans(),
+    failed_cost=amounts,
+    compared=st.none() | amounts,
+    first_token_bucket=st.none() | buckets,
+    total_bucket=buckets,
+)
+once_per_database = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("by", GROUPINGS)
+@once_per_database
+@given(made=st.lists(rows, max_size=30), piece=st.integers(3, 40), edges=st.tuples(*(st.integers(-50, 50),) * 2))
+def test_the_report_is_a_plain_sum_over_the_rows_of_the_period(
+    writing: Engine, reading: Engine, by: str, made: list[dict[str, Any]], piece: int, edges: tuple[int, int]
+) -> None:
+    fill(writing, made)
+    since, until = (MIDNIGHT + edge * 3600 for edge in sorted(edges))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_module, "PIECE", piece)
+        found = make_report(reading, by, since, until, is_local=lambda target: target.startswith("ollama/"))
+    inside = [one for one in made if since <= one["time"] < until]
+    assert found.total == plain_sum(inside)
+    assert found.groups == plain_groups(inside, by)
+    assert found.days == plain_groups(inside, "day")
+    assert found.local == plain_sum(one for one in inside if (one["target"] or "").startswith("ollama/"))
+
+
+@once_per_database
+@given(made=st.lists(rows, max_size=30))
+def test_groups_and_days_add_up_to_the_total(writing: Engine, reading: Engine, made: list[dict[str, Any]]) -> None:
+    fill(writing, made)
+    found = make_report(reading, "client", 0.0, 2 * NOON)
+    for parts in (found.groups, found.days):
+        added = Figures()
+        for one in parts.values():
+            added.add(one)
+        assert added == found.total
+    assert found.local is None
+
+
+def test_a_ledger_without_calls_gives_an_empty_report(writing: Engine, reading: Engine) -> None:
+    fill(writing, [])
+    assert make_report(reading, "client", 0.0, NOON) == Report("client", 0.0, NOON, Figures(), {}, {}, None)
+
+
+def test_the_period_has_its_first_moment_and_not_its_last(writing: Engine, reading: Engine) -> None:
+    fill(writing, [row(time=NOON + second, client=str(second)) for second in range(5)])
+    assert set(make_report(reading, "client", NOON + 1, NOON + 3).groups) == {"1", "2"}
+
+
+def test_days_begin_at_midnight_utc(writing: Engine, reading: Engine) -> None:
+    fill(writing, [row(time=MIDNIGHT - 0.001), row(time=MIDNIGHT), row(time=MIDNIGHT + DAY - 0.001)])
+    day = int(MIDNIGHT // DAY)
+    found = make_report(reading, "day", 0.0, 2 * NOON)
+    assert {key: one.calls for key, one in found.groups.items()} == {day - 1: 1, day: 2}
+
+
+def test_it_tells_how_far_it_is_up_to_the_end(
+    writing: Engine, reading: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(writing, [row(time=NOON + second) for second in range(100)])
+    monkeypatch.setattr(report_module, "PIECE", 10)
+    heard: list[tuple[int, int]] = []
+    make_report(reading, "client", NOON, NOON + 100, told=lambda done, total: heard.append((done, total)))
+    assert heard == [(done, 100) for done in range(10, 101, 10)]
+
+
+def test_what_ends_a_reader_is_raised_and_no_thread_is_left(tmp_path: Path) -> None:
+    broken = sqlite_url(tmp_path)
+    made = new_ledger(broken, [row()])
+    engine = open_ledger(broken)
+    before = threading.active_count()
+    with made.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE calls RENAME COLUMN prompt_tokens TO other")
+    with pytest.raises(SQLAlchemyError, match="prompt_tokens"):
+        make_report(engine, "client", 0.0, 2 * NOON)
+    assert threading.active_count() == before
+
+
+@given(st.lists(st.floats(0.001, 4000.0), min_size=1, max_size=200), st.sampled_from([0.5, 0.95]))
+def test_a_percentile_is_right_within_five_percent(times: list[float], share: float) -> None:
+    ranked = sorted(times)
+    exact = ranked[-int(-(share * len(ranked)) // 1) - 1]
+    found = percentile(Counter(map(bucket_of, times)), share)
+    assert found is not None
+    assert exact * 0.999999 <= found <= exact * 1.050001
+
+
+def test_of_nothing_there_is_no_percentile() -> None:
+    assert percentile(Counter(), 0.5) is None

@@ -1,0 +1,89 @@
+"""A report over a million calls takes seconds, however they are grouped."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy.dialects import sqlite
+
+from addons.report import make_report
+from addons.report_source import open_ledger
+from addons.tables import calls
+from tests.addons.ledgers import sqlite_url
+from tests.addons.reports import NOON, new_ledger, plain_groups, row
+
+COUNT = 1_000_000
+DAYS = 30
+PERIOD = (NOON - DAYS * 86400, NOON)
+PATIENCE = 7.0
+"""Seconds of a processor. It takes about three, of two cores at once; more where others use them too."""
+_KINDS = 997
+
+
+@pytest.fixture(scope="module")
+def kinds() -> list[dict[str, object]]:
+    """Calls that are unlike each other; the ledger has each of them about a thousand times."""
+    chance = random.Random(5)
+    return [
+        row(
+            client=f"client-{chance.randrange(20)}",
+            model=f"model-{chance.randrange(6)}",
+            target=f"ollama/target-{chance.randrange(6)}",
+            status=chance.choice([200] * 30 + [499, 503]),
+            streamed=chance.random() < 0.7,
+            prompt_tokens=chance.randrange(5000),
+            completion_tokens=chance.randrange(900),
+            cost=chance.randrange(10**9),
+            compared=chance.randrange(10**9),
+            first_token_bucket=int(chance.gauss(120, 15)),
+            total_bucket=int(chance.gauss(150, 25)),
+        )
+        for _ in range(_KINDS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, kinds: list[dict[str, object]]) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("million")
+    url = sqlite_url(folder)
+    new_ledger(url).dispose()
+    insert = calls.insert().compile(dialect=sqlite.dialect(), column_keys=list(kinds[0]))
+    names = insert.positiontup or []
+    at = names.index("time")
+    values = [[one[name] for name in names] for one in kinds]
+    a_step = DAYS * 86400 / COUNT
+
+    def rows() -> Iterator[list[object]]:
+        for number in range(COUNT):
+            one = values[number % _KINDS]
+            one[at] = PERIOD[0] + number * a_step
+            yield one
+
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
+        connection.executemany(str(insert), rows())
+    yield url
+    Path(folder / "ledger.sqlite").unlink()  # pytest keeps folders, and this file is large
+
+
+@pytest.mark.parametrize("by", ["client", "day", "target"])
+def test_a_million_calls_are_reported_in_seconds(url: str, kinds: list[dict[str, object]], by: str) -> None:
+    begun = time.process_time()
+    found = make_report(open_ledger(url), by, *PERIOD)
+    took = time.process_time() - begun
+    assert found.total.calls == COUNT
+    assert took < PATIENCE
+    if by != "day":
+        often = {key: one.calls for key, one in plain_groups(kinds, by).items()}
+        expected = {
+            key: sum(
+                (COUNT // _KINDS) + (number < COUNT % _KINDS) for number, one in enumerate(kinds) if one[by] == key
+            )
+            for key in often
+        }
+        assert {key: one.calls for key, one in found.groups.items()} == expected

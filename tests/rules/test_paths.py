@@ -1,0 +1,86 @@
+"""Endpoints as the file names them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from rules.paths import path, permits, unknown
+
+KNOWN = (
+    "/chat/completions",
+    "/models",
+    "/models/{id:path}",
+    "/responses",
+    "/responses/{id}",
+    "/audio/speech",
+    "/health",
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/v1/chat/completions", "/chat/completions"),
+        ("/chat/completions", "/chat/completions"),
+        (" /v1/models/ ", "/models"),
+        ("/v1beta/models", "/v1beta/models"),
+        ("/v1/v1/models", "/v1/models"),
+    ],
+)
+def test_a_path_is_the_same_with_and_without_its_v1(written: str, meant: str) -> None:
+    assert path(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("v1/models", "a path begins with a slash, such as /v1/chat/completions"),
+        ("https://api.example/v1/models", "a path begins with a slash, such as /v1/chat/completions"),
+        ("", "a path begins with a slash, such as /v1/chat/completions"),
+        ("*", "a path begins with a slash, such as /v1/chat/completions"),
+        ("/v1/audio/*", "a path means all that is below it too; write it without *"),
+        ("/", "this would be every path; leave `endpoints` out for all of them"),
+        ("/v1", "this would be every path; leave `endpoints` out for all of them"),
+        ("/v1/", "this would be every path; leave `endpoints` out for all of them"),
+    ],
+)
+def test_what_is_no_path_is_refused_in_words_that_fit(written: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(complaint)}$"):
+        path(written)
+
+
+@pytest.mark.parametrize(
+    "written", ["/v1/models", "/models", "/v1/responses/{id}", "/v1/audio", "/health", "/v1/health"]
+)
+def test_a_path_of_an_endpoint_or_above_one_is_known(written: str) -> None:
+    assert unknown(written, KNOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("/v1/chat/completion", "there is no such endpoint (did you mean '/v1/chat/completions'?)"),
+        ("/chat/completion", "there is no such endpoint (did you mean '/chat/completions'?)"),
+        ("/v1/zzz", "there is no such endpoint; there are /v1/chat/completions, /v1/models, /v1/responses, "
+                    "/v1/audio/speech, /v1/health"),
+        ("/x", "there is no such endpoint; there are /chat/completions, /models, /responses, /audio/speech, /health"),
+    ],
+)  # fmt: skip
+def test_an_unknown_path_is_told_with_those_that_there_are(written: str, complaint: str) -> None:
+    assert unknown(written, KNOWN) == complaint
+
+
+def test_a_listed_path_permits_itself_and_all_below_it_and_nothing_else() -> None:
+    listed = frozenset({"/models", "/audio"})
+    assert [one for one in (*KNOWN, "/models2", "/audio/speech/x") if permits(listed, one)] == [
+        "/models",
+        "/models/{id:path}",
+        "/audio/speech",
+        "/audio/speech/x",
+    ]
+
+
+def test_an_empty_list_permits_nothing() -> None:
+    assert not any(permits(frozenset(), one) for one in KNOWN)
