@@ -16,8 +16,11 @@ from rich.text import Text
 from addons.cli_options import RulesOption
 from addons.keys import WHEN, add, check_client, line_for, new_key, open_rules, revoke, rows
 from addons.settings import SettingsError
+from rules.callers import required
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys of named clients.")
+app = typer.Typer(add_completion=False)
+app.add_typer(keys, name="keys")
 
 ClientArgument = Annotated[str, typer.Argument(metavar="NAME", help="The client, as `clients` of the rules has it.")]
 _HEADS = ("client", "keys", "digests begin", "models", "limits", "expires", "state")
@@ -41,6 +44,8 @@ def new(
         print(f"Its digest stands in {opened.path}. {WHEN}")
     else:
         print(f"Write its digest into {opened.path} (or use --add), {line_for(opened, name, key)}\n\n{WHEN}")
+    if not required(opened.file):
+        print("It is the first client: from then on every call needs a key, also from this machine.")
 
 
 @keys.command(name="list")

@@ -32,6 +32,9 @@ _NO_TTY = 120
 """Columns where no terminal says how many it has."""
 
 
+app = typer.Typer(add_completion=False)
+
+
 class By(StrEnum):
     """What GROUPINGS are, for the command line."""
 
@@ -43,6 +46,7 @@ class By(StrEnum):
     day = "day"
 
 
+@app.command()
 def report(
     since: Annotated[str, typer.Option(help="From when on: 7d, 24h, 90m ago, or a date, 2026-11-01 (UTC).")] = "7d",
     until: Annotated[str | None, typer.Option(help="Until when, likewise; a date's day counts. Default: now.")] = None,

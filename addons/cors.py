@@ -79,6 +79,11 @@ def preflight(exchange: Exchange, endpoint: Endpoint | None, head: Mapping[bytes
     if origins is None or not page or b"access-control-request-method" not in head:
         return None
     if origins.answer_to(page) is None:
+        if page == "null":
+            raise Forbidden(
+                "Calls from web pages whose origin is null are refused: every file and every sandbox says so. Serve "
+                "the page from an address, such as http://localhost:3000, and list that under proxy.cors.origins."
+            )
         who = header_value(page)[:200]
         raise Forbidden(f"Calls from web pages of {who} are refused. List that origin under proxy.cors.origins.")
     # Where there is nothing the page shall be able to read that: a refusal here it would take for a dead server.

@@ -92,6 +92,10 @@ class Counts:
         """Counts what was used at a moment, be there room for it or not."""
         self._window(charge).add(amount, at)
 
+    def recall(self, charge: Charge, amount: int, at: float) -> None:
+        """Counts what was used at a moment of the past."""
+        self._window(charge).recall(amount, at)
+
     def _taken(self, charge: Charge) -> int:
         return len(self._places.get(charge.key, ()))
 

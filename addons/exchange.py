@@ -255,4 +255,7 @@ def readable(text: str) -> str:
 
 def header_value(text: str) -> str:
     """Text that may come from a caller, as a header can carry it: printable ASCII, one line, bounded."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text[:512])
+    text = text[:512]
+    if text.isascii() and text.isprintable():  # nearly always
+        return text
+    return "".join(char if " " <= char <= "~" else "?" for char in text)

@@ -17,7 +17,7 @@ import orjson
 
 from addons.exchange import Attempt, Exchange
 from addons.logs import one_line
-from addons.permission import check_endpoint, check_model
+from addons.permission import check_endpoint, check_model, check_offered
 from addons.responses import with_history
 from addons.route import dropped_of, facts_of, images_to_fetch, no_route, operation_at, parts_of, with_thoughts
 from addons.state import State
@@ -165,6 +165,7 @@ def explain(
         return replace(explained, fault=refusal)
     rules, caller = state.rules, state.rules.keys.named(client)
     try:
+        check_offered(_PATHS[name].removeprefix("/v1"), rules)
         check_endpoint(caller, _PATHS[name].removeprefix("/v1"), rules)
         check_model(caller, request.model, rules)
     except Fault as refusal:

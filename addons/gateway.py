@@ -110,15 +110,17 @@ class Life:
         if any(provider.dialect == "sandbox" for provider in self.state.rules.file.providers.values()):
             self.state.sandbox_port = self._sandbox.start()
         limiter = self.state.limiter
+        # Calls may come already: they wait for the ledger from the first one on, and none of them is history as well.
+        if self._ledger is not None:
+            self.state.watchers.append(self._ledger.put)
+        if self._tracer.on:
+            self._tracer.start()
+            self.state.watchers.append(self._tracer.tell)
         await limiter.start()
         if self._ledger is not None:
             if limiter.remembers:
                 limiter.restore(await self._ledger.history(self.state.wall() - limiter.remembers))
             self._ledger.start()
-            self.state.watchers.append(self._ledger.put)
-        if self._tracer.on:
-            self._tracer.start()
-            self.state.watchers.append(self._tracer.tell)
         await self._inventory.start()
         self.state.ready_at = self.state.clock()
 

@@ -189,7 +189,9 @@ class CallerHttp1(Http1Server):
             request_id = self._make_request_id()
             response = fault_response(fault, request_id, {"connection": "close"})
             yield commands.SendData(self.conn, http1.assemble_response(response))
-            yield commands.Log(f"{fault.status} an unreadable request, {request_id} - {fault.message}", logging.WARNING)
+            # What follows is the line itself: of a body that is longer than was said, it is a piece of a prompt.
+            why = fault.message.partition(": b")[0]
+            yield commands.Log(f"{fault.status} an unreadable request, {request_id} - {why}", logging.WARNING)
             yield commands.CloseTcpConnection(self.conn, half_close=True)
         self.buf = type(self.buf)()
         self.state = self.ignore

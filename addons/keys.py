@@ -6,12 +6,13 @@ a whole and at once, by one that is sound: whoever starts the gateway meanwhile 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def open_rules(path: Path | None, environment: Mapping[str, str]) -> Opened:
 
 def add(opened: Opened, client: str, key: str) -> None:
     """Writes a key's digest into the file, for a client who need not be there yet. Raises SettingsError."""
-    _change(opened, lambda: with_key(opened.text, client, digest(key)))
+    _change(opened, lambda text: with_key(text, client, digest(key)))
 
 
 def line_for(opened: Opened, client: str, key: str) -> str:
@@ -101,7 +102,7 @@ def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str,
     here = set().union(*(_digests(text) for text in texts if "${" not in text)) & gone
     elsewhere = tuple(text for text in texts if "${" in text and _digests(filled_in(text, opened.environment)) & gone)
     if here:
-        _change(opened, lambda: without_keys(opened.text, client, lambda key: digest_of(key).hex() in here))
+        _change(opened, lambda text: without_keys(text, client, lambda key: digest_of(key).hex() in here))
     return len(here), elsewhere
 
 
@@ -147,13 +148,34 @@ def _load(text: str, environment: Mapping[str, str], path: Path) -> Rules:
         raise SettingsError(str(error)) from None
 
 
-def _change(opened: Opened, changed: Callable[[], str]) -> None:
-    try:
-        text = changed()
-    except CannotChange as error:
-        raise SettingsError(f"{opened.path} is left as it is: {error}. Change it by hand") from None
-    _load(text, opened.environment, opened.path)
-    replace(opened.path, text)
+def _change(opened: Opened, changed: Callable[[str], str]) -> None:
+    """Changes the file as it stands now: another command may have changed it since it was opened."""
+    path = opened.path
+    with _alone(path.resolve().parent):
+        before = read_text(path)
+        environment = environment_for(before, path, opened.environment)
+        _load(before, environment, path)
+        try:
+            text = changed(before)
+        except CannotChange as error:
+            raise SettingsError(f"{path} is left as it is: {error}. Change it by hand") from None
+        try:
+            _load(text, environment, path)
+        except SettingsError as error:
+            raise SettingsError(f"{path} is left as it is, for with this change {error}") from None
+        replace(path, text)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other command is changing a rules file in a folder. The folder itself is locked: the file is
+    replaced, and a lock on it would be one on what is no longer there."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that cannot be listed, or a file system that knows no locks
+            number = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, number)
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
 
 
 def replace(path: Path, text: str) -> None:

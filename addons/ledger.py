@@ -25,6 +25,8 @@ from rules.terms import Ledger as LedgerTerms
 
 BOUND = 20_000
 """Accounts that may wait."""
+TEXTS = 256 * 1024 * 1024
+"""Bytes that their prompts and answers may take, where those are kept: then fewer of them may wait."""
 PAUSE = 0.25
 """Seconds between two batches, unless as much as a batch waits."""
 BATCH = 1000
@@ -53,6 +55,8 @@ class Ledger:
         """Calls that stand in the database."""
         self._wall = wall
         self._waiting: deque[Account] = deque()
+        self._bound = min(BOUND, max(1, TEXTS // (2 * terms.content))) if terms.content else BOUND
+        self._many = min(BATCH, self._bound)
         self._taken: list[Written] = []
         """What the thread has in hand."""
         self._making = False
@@ -106,11 +110,11 @@ class Ledger:
         count = len(waiting)
         if count == 1:
             self._work.set()
-        elif count >= BATCH:
-            if count > BOUND:
+        elif count >= self._many:
+            if count > self._bound:
                 waiting.popleft()
                 self._dropped += 1
-            elif count == BATCH:
+            elif count == self._many:
                 self._hurry.set()
 
     async def stop(self) -> None:
@@ -127,10 +131,13 @@ class Ledger:
     async def history(self, since: float) -> list[Past]:
         """Calls since a moment (Unix time), oldest first; none where they cannot be read in time."""
         try:
-            return await asyncio.to_thread(past, self.terms.url, since, MOST_HISTORY, HISTORY)
+            found = await asyncio.to_thread(past, self.terms.url, since, MOST_HISTORY, HISTORY)
         except StoreAway as error:
             logger.warning("the ledger's history cannot be read: {}", error)
             return []
+        if len(found) == MOST_HISTORY:
+            logger.warning("limits remember the last {} calls of the ledger, and none before them", MOST_HISTORY)
+        return found
 
     # -- in the thread
 
@@ -178,14 +185,14 @@ class Ledger:
         while not self._gives_up:
             if not self._taken:
                 self._take()
-            full = len(self._taken) >= BATCH
+            full = len(self._taken) >= self._many
             self._write_taken()
             if not full:
                 return
 
     def _take(self) -> None:
         now, ids, taken = self._wall(), self._ids, self._taken
-        for _ in range(min(BATCH, len(self._waiting))):
+        for _ in range(min(self._many, len(self._waiting))):
             self._making = True
             try:
                 account = self._waiting.popleft()
@@ -222,8 +229,12 @@ class Ledger:
         """One step of it, when it is due: writing has its turn between two of them."""
         if self._stopping or time.monotonic() < self._check_at:
             return
-        if not self._store.expire(self._wall() - self.terms.keep) and not self._store.shrink(self.terms.size):
-            self._check_at = time.monotonic() + CHECK
+        try:
+            if self._store.expire(self._wall() - self.terms.keep) or self._store.shrink(self.terms.size):
+                return
+        except (StoreAway, Refused) as error:  # if the database is away, the next row will say so
+            logger.warning("the ledger cannot delete old calls: {}", error)
+        self._check_at = time.monotonic() + CHECK
 
     # -- what is said of it, once for each change
 
@@ -236,7 +247,7 @@ class Ledger:
 
     def _is_away(self, why: str) -> None:
         if not self._failures:
-            logger.warning("the ledger cannot be written, and up to {} calls wait: {}", BOUND, why)
+            logger.warning("the ledger cannot be written, and up to {} calls wait: {}", self._bound, why)
             self._lost_before = self.lost
         self._failures += 1
         self._why = why

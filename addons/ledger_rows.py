@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from addons.account import Account, Tried
-from addons.tables import bucket_of
+from addons.marks import bucket_of, marks_of
 
 type Row = tuple[int | float | str | bool | None, ...]
 
@@ -55,6 +55,7 @@ def written(account: Account, ids: Ids, now: float) -> Written:
     tokens, tried, tags, first = account.tokens, account.tried, account.tags, account.first_token
     first_ms = round(first * 1000) if first is not None else None
     total_ms = round(account.total * 1000)
+    failed = sum([one.failed for one in tried])
     call = (
         number,
         account.time,
@@ -71,7 +72,7 @@ def written(account: Account, ids: Ids, now: float) -> Written:
         _text(account.finish_reason),
         account.streamed,
         len(tried),
-        sum([one.failed for one in tried]),
+        failed,
         tokens.prompt,
         tokens.cached,
         tokens.completion,
@@ -83,8 +84,15 @@ def written(account: Account, ids: Ids, now: float) -> Written:
         account.compared,
         first_ms,
         total_ms,
-        _bucket(first_ms) if first_ms is not None else None,
-        _bucket(total_ms),
+        marks_of(
+            _bucket(total_ms),
+            _bucket(first_ms) if first_ms is not None else None,
+            status=account.status,
+            streamed=account.streamed,
+            estimated=account.estimated,
+            unpriced=account.unpriced,
+            failed=failed > 0,
+        ),
         _text(account.prompt),
         _text(account.answer),
     )

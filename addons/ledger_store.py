@@ -374,8 +374,8 @@ def past(url: str, since: float, most: int, seconds: float) -> list[Past]:
                 return []
             tokens = calls.c.prompt_tokens + calls.c.completion_tokens
             asked = select(calls.c.time, calls.c.client, calls.c.model, tokens, calls.c.cost)
-            # What was refused has taken nothing of any limit.
-            counted = (calls.c.status < 400) | (tokens > 0) | (calls.c.cost > 0)
+            # What was refused has taken nothing of any limit; what failed at a target has.
+            counted = (calls.c.status < 400) | (calls.c.attempts > 0)
             asked = asked.where(calls.c.time >= since, counted).order_by(calls.c.time.desc()).limit(most)
             rows = connection.execute(asked)
             found = [Past(*row) for row in rows]

@@ -22,7 +22,7 @@ from addons.exchange import Exchange
 from addons.refusals import SOON, fault_of
 from addons.stores import open_store
 from rules.access import Client
-from rules.decide import Rules
+from rules.decide import Rules, Target, without
 from rules.estimates import Estimates
 from rules.limits import Allowance, Estimate, charges_of, limit_headers, refusal, used_of
 from rules.prices import Tokens, cost
@@ -129,9 +129,13 @@ class Limiter:
             raise fault_of(refused, exchange.request.model, under_way=self._aside.get(refused.charge.key, 0))
         self.decided("admitted")
         exchange.allowance = Allowance(charges, spent.slots, exchange.request_id, headers)
-        for charge in charges:
+        used_up = False
+        for charge, standing in zip(charges, spent.standings, strict=True):
             if charge.limit.kind == "usd":
                 self._aside[charge.key] = self._aside.get(charge.key, 0) + charge.amount
+                used_up = used_up or (not charge.amount and standing.used >= charge.limit.amount)
+        if used_up:
+            self._leave_out_paid(exchange)
         if exchange.ended:  # while the store was asked
             self.forget(exchange)
 
@@ -143,8 +147,21 @@ class Limiter:
         prompt, answer = expected.prompt * size.sent, expected.answer * size.answers
         now = self._wall()
         price = exchange.rules.book.at(target.name, now)
-        usd = cost(price, Tokens(prompt=prompt, completion=answer), now) if price is not None else 0
+        usd = 0
+        if price is not None and not price.at(now).free:  # however little it is, no used-up budget lets it pass
+            usd = max(1, cost(price, Tokens(prompt=prompt, completion=answer), now))
         return Estimate(prompt + answer, expected.certain, usd)
+
+    def _leave_out_paid(self, exchange: Exchange) -> None:
+        """A budget is used up, and the target that is asked first costs nothing: nor may any that is asked after it."""
+        decision, now, book = exchange.decision, self._wall(), exchange.rules.book
+        assert decision is not None
+
+        def is_paid(target: Target) -> bool:
+            price = book.at(target.name, now)
+            return price is not None and not price.at(now).free
+
+        exchange.decision = without(decision, is_paid, "a budget is used up")
 
     # -- on the way out
 
@@ -157,10 +174,14 @@ class Limiter:
             self._return(allowance, tuple([used_of(charge, tokens, usd) for charge in allowance.charges]))
 
     def forget(self, exchange: Exchange) -> None:
-        """The call is over and nobody settled it: all that it took is given back."""
+        """The call is over and nobody settled it: all that it took is given back, unless a target worked for it. Then
+        its places are free, and the estimate stands for what nobody knows.
+        """
         allowance = exchange.allowance
         if allowance is not None and not allowance.settled:
-            self._return(allowance, (0,) * len(allowance.charges))
+            worked = any(attempt.accepted for attempt in exchange.attempts)
+            used = [charge.amount if worked and charge.limit.seconds else 0 for charge in allowance.charges]
+            self._return(allowance, used)
 
     def _return(self, allowance: Allowance, used: Sequence[int]) -> None:
         allowance.settled = True
@@ -222,7 +243,7 @@ class Limiter:
         return max((limit.seconds for limit in (*limits.overall, *limits.each_client, *own, *of_models)), default=0.0)
 
     def restore(self, calls: Iterable[tuple[float, str, str, int, int]]) -> None:
-        """Counts calls of the past: (Unix time, client, model as it was asked for, tokens, NANOS), oldest first."""
+        """Counts calls of the past: (Unix time, client, model as it was asked for, tokens, NANOS)."""
         counts = self.counts
         assert counts is not None
         now, offset = self._clock(), self._wall() - self._clock()
@@ -236,7 +257,7 @@ class Limiter:
             for charge in charges:
                 used = used_of(charge, tokens, usd)
                 if used and at > now - charge.limit.seconds:
-                    counts.add(charge, used, at)
+                    counts.recall(charge, used, at)
 
 
 class Size(NamedTuple):

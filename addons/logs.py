@@ -147,13 +147,19 @@ class _ToLoguru(logging.Handler):
         logger.opt(exception=record.exc_info).log("DEBUG" if record.levelno == logging.INFO else known, "{}", text)
 
 
+_HTTP_2 = "HTTP/2 protocol error"
+_HTTP_2_BYTES = re.compile(r"\bb(['\"]).*\1", re.DOTALL)
+"""It repeats a header's value that it does not take: a key with a space behind it, and not only one of ours."""
+
+
 def _clean_records(clean: Callable[[str], str]) -> Callable[..., logging.LogRecord]:
     """The factory of Python's log records, with secrets taken out of message and traceback."""
     formatter = logging.Formatter()
 
     def make(*parts: Any, **more: Any) -> logging.LogRecord:
         record = logging.LogRecord(*parts, **more)
-        record.msg, record.args = clean(record.getMessage()), ()
+        text = clean(record.getMessage())
+        record.msg, record.args = _HTTP_2_BYTES.sub(MASK, text) if _HTTP_2 in text else text, ()
         if record.exc_info:
             record.exc_text = clean(formatter.formatException(record.exc_info))
         return record

@@ -204,14 +204,17 @@ class HookTable(AddonManager):
 
     async def handle_lifecycle(self, event: Hook) -> None:
         await self.trigger_event(event)
-        (data,) = event.args()
-        if isinstance(data, Flow) and self._handlers_of(_UPDATE):
-            await self.trigger_event(UpdateHook([data]))
+        if self._handlers_of(_UPDATE):
+            (data,) = event.args()
+            if isinstance(data, Flow):
+                await self.trigger_event(UpdateHook([data]))
 
     async def trigger_event(self, event: Hook) -> None:
-        for handler in self._handlers_of(event):
+        handlers = self._handlers_of(event)
+        arguments = event.args() if handlers else []  # once: it looks through the fields of a dataclass
+        for handler in handlers:
             try:
-                result = handler(*event.args())
+                result = handler(*arguments)
                 if result is not None and inspect.isawaitable(result):
                     await result
             except AddonHalt:

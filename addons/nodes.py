@@ -33,6 +33,7 @@ from rules.health import (
 )
 from rules.prices import UNPAID, expected_cost
 from wire.errors import CallForbidden, Fault, ModelMissing
+from wire.plain_words import logged
 
 KEY_REST = 60.0
 """Seconds that a server is left alone after it refused our key or our credit: nobody mends that in a moment."""
@@ -196,7 +197,7 @@ class Nodes:
             node.breaker = abandoned(node.breaker) if probes else node.breaker
             opened = before.until is None and server.breaker.until is not None
             if server.breaker.until is not None and server.breaker is not before:
-                server.why, server.said = kind, fault.message
+                server.why, server.said = kind, logged(fault)
             if kind == "key":
                 self.refused(server.provider, True)
         else:
@@ -205,11 +206,11 @@ class Nodes:
             node.server.breaker = abandoned(node.server.breaker) if probes else node.server.breaker
             opened = before.until is None and node.breaker.until is not None
             if node.breaker.until is not None and node.breaker is not before:
-                node.said = "has no such model" if isinstance(fault, ModelMissing) else fault.message
+                node.said = "has no such model" if isinstance(fault, ModelMissing) else logged(fault)
         if opened:
             seconds = node.rests_until(now) - now
             where = f"{node.server.provider} at {node.server.url}" if of_server else self._where(node)
-            logger.warning("{}: {}; it is not asked for {:.3g} s", where, fault.message, seconds)
+            logger.warning("{}: {}; it is not asked for {:.3g} s", where, logged(fault), seconds)
         self._changed(node, now)  # before the place is free: it must not go to a call that is sent on
         node.leave()
 

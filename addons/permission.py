@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rules.access import Client
 from rules.decide import Rules
 from rules.paths import permits
-from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, Unauthorized
+from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, NotFound, Unauthorized
 
 MOST_NAMED = 8
 """Models or endpoints in an error's words."""
@@ -45,6 +45,12 @@ def check_endpoint(client: Client, path: str, rules: Rules) -> None:
         raise EndpointForbidden(
             f"Client '{client.name}' does not have access to this endpoint. It may call: {_some(listed, '/v1')}."
         )
+
+
+def check_offered(path: str, rules: Rules) -> None:
+    """`path`: as the table of endpoints has it. Raises NotFound where `proxy.endpoints` does not list it."""
+    if rules.endpoints is not None and not permits(rules.endpoints, path):
+        raise NotFound(f"/v1{path} is not among the endpoints that this gateway answers (proxy.endpoints).")
 
 
 def check_model(client: Client, model: str, rules: Rules) -> None:

@@ -1,10 +1,9 @@
 """What the ledger's calls came to, in groups: the figures behind `unigate report`.
 
 The trap is a million rows. In SQLite a GROUP BY sorts, and each sort and each aggregate costs as much as the reading
-itself. So there is one scan and one sort: what is counted of a call, its two duration buckets and its yes-or-no facts,
-goes into five characters, and the characters of a group come back as one string and are counted here. The period is cut
-at midnights, UTC, so that the days' figures fall off as well, and its pieces are read by several threads at once:
-SQLite works without Python's lock.
+itself. So there is one scan and one sort: durations and yes-or-no facts come back as one string for each group and are
+counted here (marks.py). The period is cut at midnights, UTC, so that the days' figures fall off as well, and its pieces
+are read by several threads at once: SQLite works without Python's lock.
 
 All money is whole NANOS of a USD and every sum is exact, so the groups add up to the total to the last digit.
 """
@@ -17,16 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from operator import concat
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Integer, Select, Text, bindparam, case, func, select
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy import Connection, Engine, Select, bindparam, case, func, select
 
-from addons.tables import calls, seconds_in
+from addons.marks import durations_in, facts_in, seconds_in
+from addons.tables import calls
 
 DAY = 86400
 PIECE = 50_000
@@ -36,42 +32,12 @@ READERS = max(1, min(4, os.cpu_count() or 1))
 COLUMNS = ("client", "model", "rule", "target", "endpoint")
 GROUPINGS = (*COLUMNS, "day")
 
-_FIRST_CHAR, _BASE = 33, 90
-"""Two characters of printable ASCII hold a number below _BASE². Text of a database in any encoding holds them."""
-_NO_BUCKET = _BASE * _BASE - 1
-_STREAMED, _ESTIMATED, _UNPRICED, _FAILED_OVER, _ERROR, _LEFT = 1, 2, 4, 8, 16, 32
-_FACTS = (
-    ("streamed", _STREAMED), ("estimated", _ESTIMATED), ("unpriced", _UNPRICED),
-    ("failed_over", _FAILED_OVER), ("errors", _ERROR), ("left", _LEFT),
-)  # fmt: skip
-"""Of a call; the last two never go together, so their sum stays below _BASE."""
-_CHARS = 5
-"""Of a call: two for each bucket, one for the facts."""
 _COUNTS = (
     "calls", "prompt", "cached", "completion", "reasoning", "cost", "failed_cost", "compared", "compared_calls",
     "cost_of_compared",
 )  # fmt: skip
-"""The columns of _statement() after those of the group, and before the characters."""
+"""The columns of _statement() after those of the group, and before the marks."""
 _COUNTED = len(_COUNTS) + 1
-LEFT = 499
-"""The status of a call whose caller did not wait for its end: no error of ours."""
-
-
-class _Chars(FunctionElement[str]):
-    """Numbers as the characters of these codes, one after the other."""
-
-    type = Text()
-    inherit_cache = True
-
-
-@compiles(_Chars, "sqlite")
-def _chars_in_sqlite(element: _Chars, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"char({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(_Chars, "postgresql")
-def _chars_in_postgresql(element: _Chars, compiler: SQLCompiler, **kw: Any) -> str:
-    return " || ".join(f"chr({compiler.process(clause, **kw)})" for clause in element.clauses)
 
 
 @dataclass(slots=True)
@@ -262,40 +228,23 @@ def _pieces(connection: Connection, since: float, until: float) -> Iterator[_Pie
 def _statement(asked: Sequence[str]) -> Select[Any]:
     """The figures of a piece, by these columns. Their order is that of _figures()."""
     row = calls.c
-    either = case((row.status == LEFT, _LEFT), (row.status >= 400, _ERROR), else_=0)
-    facts: Any = either
-    for fact, mark in (
-        (row.streamed, _STREAMED),
-        (row.estimated, _ESTIMATED),
-        (row.unpriced, _UNPRICED),
-        ((row.failed_attempts > 0) & (row.status < 400), _FAILED_OVER),
-    ):
-        facts = facts + case((fact, mark), else_=0)
-    first = func.coalesce(row.first_token_bucket, _NO_BUCKET, type_=Integer)
     keys = [row[name] for name in asked]
-    numbers = (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)
-    money = (row.cost, row.failed_cost, row.compared)
-    marks = _Chars(*_two(row.total_bucket), *_two(first), facts + _FIRST_CHAR).label("marks")
-    # SQLite sorts the columns of a subquery, which are few, if it may not dissolve it: the limit is there for that.
-    each = (
-        select(*keys, *numbers, *money, marks)
-        .where(row.time >= bindparam("since"), row.time < bindparam("until"))
-        .limit(1 << 62)
-        .subquery("each")
+    summed = (
+        *(row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens),
+        *(row.cost, row.failed_cost, row.compared),
     )
-    groups = [each.c[name] for name in asked]
-    return select(
-        *groups,
-        func.count(),
-        *(func.sum(each.c[column.name]) for column in (*numbers, *money)),
-        func.count(each.c.compared),
-        func.sum(case((each.c.compared.is_not(None), each.c.cost), else_=0)),
-        func.aggregate_strings(each.c.marks, ""),
-    ).group_by(*groups)
-
-
-def _two(bucket: Any) -> tuple[Any, Any]:
-    return bucket // _BASE + _FIRST_CHAR, bucket % _BASE + _FIRST_CHAR
+    return (
+        select(
+            *keys,
+            func.count(),
+            *map(func.sum, summed),
+            func.count(row.compared),
+            func.sum(case((row.compared.is_not(None), row.cost), else_=0)),
+            func.aggregate_strings(row.marks, ""),
+        )
+        .where(row.time >= bindparam("since"), row.time < bindparam("until"))
+        .group_by(*keys)
+    )
 
 
 def _figures(connection: Connection, statement: Select[Any], piece: _Piece) -> _Found:
@@ -307,13 +256,7 @@ def _one(counts: Sequence[Any], marks: str) -> Figures:
     figures = Figures()
     for name, count in zip(_COUNTS, counts, strict=True):
         setattr(figures, name, int(count or 0))  # a sum is a decimal in PostgreSQL, and NULL where nothing is known
-    for which, buckets in ((0, figures.total), (2, figures.first_token)):
-        for two, count in Counter(map(concat, marks[which::_CHARS], marks[which + 1 :: _CHARS])).items():
-            buckets[(ord(two[0]) - _FIRST_CHAR) * _BASE + ord(two[1]) - _FIRST_CHAR] = count
-    del figures.first_token[_NO_BUCKET]
-    for mark, count in Counter(marks[4::_CHARS]).items():
-        facts = ord(mark) - _FIRST_CHAR
-        for name, fact in _FACTS:
-            if facts & fact:
-                setattr(figures, name, getattr(figures, name) + count)
+    figures.total, figures.first_token = durations_in(marks), durations_in(marks, first=True)
+    for name, count in facts_in(marks).items():
+        setattr(figures, name, count)
     return figures

@@ -156,25 +156,25 @@ class Request:
             raise no_route(request.model, decision, self.state.seen, self.state.names)
         waiting = self.state.limiter.admit(exchange)
         if waiting is not None:
-            return self._go_on_after(waiting, flow, exchange, request, decision)
-        return self._go_on(flow, exchange, request, decision)
+            return self._go_on_after(waiting, flow, exchange, request)
+        return self._go_on(flow, exchange, request)
 
     async def _go_on_after(
-        self, waiting: Awaitable[None], flow: HTTPFlow, exchange: Exchange, request: ModelRequest, decision: Decision
+        self, waiting: Awaitable[None], flow: HTTPFlow, exchange: Exchange, request: ModelRequest
     ) -> None:
         """When its limits are known."""
         try:
             await waiting
-            further = self._go_on(flow, exchange, request, decision)
+            further = self._go_on(flow, exchange, request)
             if further is not None:
                 await further
         except Fault as fault:
             refuse(flow, exchange, fault)
 
-    def _go_on(
-        self, flow: HTTPFlow, exchange: Exchange, request: ModelRequest, decision: Decision
-    ) -> Awaitable[None] | None:
+    def _go_on(self, flow: HTTPFlow, exchange: Exchange, request: ModelRequest) -> Awaitable[None] | None:
         """The call may go on; raises the fault where it cannot. What is returned goes on with it."""
+        decision = exchange.decision  # where a budget is used up it is not what it was
+        assert decision is not None
         urls = images_to_fetch(request, decision, self.state.models)
         if urls:
             return self._fetch(flow, exchange, decision, urls)

@@ -11,6 +11,7 @@ from addons.ledger_content import answer_of, prompt_of
 from addons.logs import one_line
 from addons.state import State
 from wire.errors import ClientGone, Fault
+from wire.plain_words import logged
 
 
 class Response:
@@ -41,17 +42,7 @@ class Response:
         now = state.clock()
         took = now - exchange.started
         if exchange.client is not None and exchange.to_model:
-            learned = state.limiter.estimates.prompt
-            account = account_of(exchange, status=status, now=now, wall=state.wall(), prompt_tokens=learned)
-            if state.content is not None:
-                kept = state.content
-                account = account._replace(
-                    prompt=prompt_of(exchange, kept, state.clean),
-                    answer=answer_of(exchange, kept, state.clean),
-                )
-            state.limiter.settle(exchange, account)
-            for tell in state.watchers:
-                tell(account)
+            self._account(exchange, status, now)
         elif exchange.client is None and exchange.fault is not None:
             state.metrics.refused(status)
         flow.comment = comment(exchange)
@@ -60,6 +51,30 @@ class Response:
         flow.metadata["unigate"] = fields = summary(exchange, flow, status, took)
         # The log of a bound logger carries the fields; the text is for people.
         logger.bind(**fields).log(level_of(exchange.fault, status), "{}", line(fields))
+
+    def _account(self, exchange: Exchange, status: int, now: float) -> None:
+        """Tells all who count. Where one of them fails, the others hear of the call, and its caller gets the answer."""
+        state = self.state
+        try:
+            learned = state.limiter.estimates.prompt
+            account = account_of(exchange, status=status, now=now, wall=state.wall(), prompt_tokens=learned)
+            state.limiter.settle(exchange, account)
+        except Exception:
+            logger.opt(exception=True).error("{}: what the call came to is not known", exchange.request_id)
+            return  # what it took of its limits is settled when its stream ends (Limiter.forget)
+        if state.content is not None:
+            try:
+                account = account._replace(
+                    prompt=prompt_of(exchange, state.content, state.clean),
+                    answer=answer_of(exchange, state.content, state.clean),
+                )
+            except Exception as error:  # its frames hold the texts
+                logger.error("{}: its texts cannot be kept ({})", exchange.request_id, type(error).__name__)
+        for tell in state.watchers:
+            try:
+                tell(account)
+            except Exception:
+                logger.opt(exception=True).error("{}: somebody who counts calls missed this one", exchange.request_id)
 
 
 def level_of(fault: Fault | None, status: int) -> str:
@@ -114,14 +129,23 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
     if continued:
         fields["continued"] = continued
     if exchange.fault is not None:
-        fields["fault"] = exchange.fault.message
+        fields["fault"] = _logged_fault(exchange, exchange.fault)
     faults = [(attempt.target.name, attempt.fault) for attempt in exchange.attempts if attempt.fault]
     if faults:
-        fields["failed"] = [f"{name} {fault.message}" for name, fault in faults]
+        fields["failed"] = [f"{name} {logged(fault)}" for name, fault in faults]
     details = dict.fromkeys(f"{name}: {fault.detail}" for name, fault in faults if fault.detail)
     if details:
         fields["said"] = [*details]
     return fields
+
+
+def _logged_fault(exchange: Exchange, fault: Fault) -> str:
+    """Why the call failed, as a log may keep it: a verdict repeats what each attempt failed of."""
+    words = logged(fault)
+    for failed in (attempt.fault for attempt in exchange.attempts):
+        if failed is not None and failed.message and (kept := logged(failed)) != failed.message:
+            words = words.replace(failed.message, kept)
+    return words
 
 
 def line(fields: dict[str, object]) -> str:

@@ -19,6 +19,9 @@ _EXAMPLE = re.compile(r"^#[ \t]*clients:[^\r\n]*(\r?\n#[^\r\n]*)*", re.MULTILINE
 """Clients that are written out as a comment: the first real one stands best below."""
 
 
+_HOW = "the client is written in a way that cannot be changed here, with an alias perhaps"
+
+
 class CannotChange(ValueError):
     """The text is written in a way that nothing is changed in; the message says how."""
 
@@ -35,8 +38,11 @@ def without_keys(text: str, client: str, gone: Callable[[str], bool]) -> str:
     """
     left = [kept for key in keys_in(text, client) if (kept := _kept(key, gone))]
     changed = text
-    while (once := _without_one(changed, client, gone)) != changed:
-        changed = once
+    try:
+        while (once := _without_one(changed, client, gone)) != changed:
+            changed = once
+    except yaml.YAMLError:
+        raise CannotChange(_HOW) from None
     return _checked(text, changed, client, left)
 
 
@@ -90,7 +96,7 @@ def _with_section(
     if example is not None:
         return _inserted(text, example.end(), f"{end}{section}")
     proxy = _pair(root, "proxy")
-    return _inserted(text, _after_line(text, _end(proxy[1] if proxy else root)), f"{end}{end}{section}")
+    return _inserted(text, _after_line(text, _end(text, proxy[1] if proxy else root)), f"{end}{end}{section}")
 
 
 def _with_pair(text: str, mapping: yaml.MappingNode, key: str, value: str) -> str:
@@ -98,7 +104,7 @@ def _with_pair(text: str, mapping: yaml.MappingNode, key: str, value: str) -> st
     pair = f"{_like(mapping, key)}: {value}"
     if not mapping.value:
         return _replaced(text, mapping, f"{{{pair}}}")
-    last = _end(mapping.value[-1][1])
+    last = _end(text, mapping.value[-1][1])
     if mapping.flow_style:
         return _inserted(text, last, f", {pair}")
     margin = " " * mapping.value[0][0].start_mark.column
@@ -113,7 +119,7 @@ def _with_item(text: str, keys: yaml.Node, digest: str) -> str:
         raise CannotChange("`keys` is no list")
     if not keys.value:
         return _replaced(text, keys, f"[{digest}]")
-    last = _end(keys.value[-1])
+    last = _end(text, keys.value[-1])
     if keys.flow_style:
         return _inserted(text, last, f", {digest}")
     margin = " " * keys.start_mark.column
@@ -143,14 +149,14 @@ def _without_item(text: str, key: yaml.Node, keys: yaml.SequenceNode, place: int
     item = items[place]
     if not keys.flow_style:
         start = text.rfind("\n", 0, item.start_mark.index) + 1
-        end = min(_after_line(text, _end(item)) + len(_line_end(text)), len(text))
+        end = min(_after_line(text, _end(text, item)) + len(_line_end(text)), len(text))
         changed = text[:start] + text[end:]
         colon = text.index(":", key.end_mark.index) + 1
         return changed if len(items) > 1 else _inserted(changed, colon, " []")
     if len(items) == 1:
         return _replaced(text, keys, "[]")
     if place:
-        return text[: _end(items[place - 1])] + text[_end(item) :]
+        return text[: _end(text, items[place - 1])] + text[_end(text, item) :]
     return text[: item.start_mark.index] + text[items[1].start_mark.index :]
 
 
@@ -187,12 +193,15 @@ def _like(mapping: yaml.MappingNode, key: str) -> str:
     return json.dumps(key) if quoted else key
 
 
-def _end(node: yaml.Node) -> int:
+def _end(text: str, node: yaml.Node) -> int:
     """Where a node ends. YAML has a block end only where the next thing begins, past blank lines and comments."""
+    end = int(node.end_mark.index)
+    if isinstance(node, yaml.ScalarNode):
+        return len(text[:end].rstrip()) if node.style in ("|", ">") else end
     if not isinstance(node, yaml.CollectionNode) or node.flow_style:
-        return int(node.end_mark.index)
+        return end
     last = node.value[-1]
-    return _end(last[1] if isinstance(node, yaml.MappingNode) else last)
+    return _end(text, last[1] if isinstance(node, yaml.MappingNode) else last)
 
 
 def _after_line(text: str, place: int) -> int:
@@ -211,7 +220,8 @@ def _inserted(text: str, place: int, new: str) -> str:
 
 
 def _replaced(text: str, node: yaml.Node, new: str) -> str:
-    return text[: node.start_mark.index] + new + text[node.end_mark.index :]
+    end = _end(text, node) if isinstance(node, yaml.ScalarNode) else node.end_mark.index
+    return text[: node.start_mark.index] + new + text[end:]
 
 
 # -- what a text says
@@ -240,7 +250,7 @@ def _checked(before: str, after: str, client: str, keys: list[str]) -> str:
     except yaml.YAMLError:
         sound = False
     if not sound:
-        raise CannotChange("the client is written in a way that cannot be changed here, with an alias perhaps")
+        raise CannotChange(_HOW)
     return after
 
 

@@ -1,12 +1,9 @@
 """The ledger's two tables: a row for each call, and one for each of its attempts.
 
-Money is in NANOS of a USD and times of day in Unix seconds, both for exact sums; durations are whole milliseconds. A
-duration also stands in a bucket of a fixed scale, so that a percentile over a million rows is a count and no sort.
+Money is in NANOS of a USD and times of day in Unix seconds, both for exact sums; durations are whole milliseconds.
 """
 
 from __future__ import annotations
-
-import math
 
 from sqlalchemy import (
     BigInteger,
@@ -55,8 +52,7 @@ calls = Table(
     Column("compared", BigInteger),
     Column("first_token_ms", Integer),
     Column("total_ms", Integer, nullable=False),
-    Column("first_token_bucket", SmallInteger),
-    Column("total_bucket", SmallInteger, nullable=False),
+    Column("marks", Text, nullable=False),  # for the report: marks.py
     Column("prompt", Text),
     Column("answer", Text),
 )
@@ -82,15 +78,3 @@ attempts = Table(
     Column("total_ms", Integer, nullable=False),
 )
 Index("attempts_of_call", attempts.c.call_id)
-
-_STEP = math.log(1.05)
-
-
-def bucket_of(seconds: float) -> int:
-    """The bucket of a duration: each is 5 % wider than the one before, from a millisecond on."""
-    return max(0, math.ceil(math.log(max(seconds, 0.001) * 1000) / _STEP))
-
-
-def seconds_in(bucket: int) -> float:
-    """The upper end of a bucket."""
-    return math.exp(bucket * _STEP) / 1000

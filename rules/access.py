@@ -70,16 +70,23 @@ class Keys:
     """The keys that are accepted. Not required: everybody may call, as `anonymous`."""
 
     def __init__(
-        self, tokens: Iterable[str] = (), holders: Iterable[tuple[str, Holder]] = (), *, required: bool
+        self,
+        tokens: Iterable[str] = (),
+        holders: Iterable[tuple[str, Holder]] = (),
+        *,
+        required: bool,
+        keyless: Iterable[Client] = (),
     ) -> None:
-        """`tokens` are keys without a name, `holders` (key, who has it); keys in plain, or as their digests."""
+        """`tokens` are keys without a name, `holders` (key, who has it); keys in plain, or as their digests. `keyless`
+        are clients that nobody can be for now."""
         self.required = required
         unnamed = ((token, Holder(Client(client_name(token)))) for token in tokens)
         self._known = {
             digest: (digest, holder)
             for digest, holder in ((digest_of(written), holder) for written, holder in (*unnamed, *holders))
         }
-        self._clients = {holder.client.name: holder.client for _, holder in self._known.values()}
+        clients = (*keyless, *(holder.client for _, holder in self._known.values()))
+        self._clients = {client.name: client for client in clients}
 
     def identify(self, key: str | None, moment: float) -> Client | Denied:
         """`moment`: now, in Unix time."""
@@ -100,7 +107,7 @@ class Keys:
         return holder.client
 
     def named(self, name: str) -> Client:
-        """The client of that name, with what it may do; of a name that no key has, one that may do everything."""
+        """The client of that name, with what it may do; of a name that nobody has, one that may do everything."""
         return self._clients.get(name) or Client(name)
 
 

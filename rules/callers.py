@@ -32,6 +32,7 @@ def keys_of(file: RulesFile) -> Keys:
         (token.get_secret_value() for token in file.proxy.auth.tokens),
         ((key, _holder(name, row)) for name, row in file.clients.items() for key in written(row)),
         required=required(file),
+        keyless=(_holder(name, file.clients[name]).client for name in idle(file)),
     )
 
 

@@ -16,7 +16,7 @@ so they are remembered, as far as the names are short: callers think them up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -133,6 +133,24 @@ class Decision:
     def targets(self) -> tuple[Target, ...]:
         """Those of all pools, as written."""
         return tuple(target for pool in self.pools for target in pool.targets)
+
+
+def without(decision: Decision, is_out: Callable[[Target], bool], why: str) -> Decision:
+    """The decision without some of its targets, of which it says why they are not asked."""
+
+    def rest_of(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+        kept: list[Pool] = []
+        for pool in pools:
+            places = [place for place, target in enumerate(pool.targets) if not is_out(target)]
+            if places:
+                weights = tuple(pool.weights[place] for place in places) if pool.weights else ()
+                kept.append(replace(pool, targets=tuple(pool.targets[place] for place in places), weights=weights))
+        return tuple(kept)
+
+    all_of_them = (target for pool in (*decision.pools, *decision.last) for target in pool.targets)
+    out = dict.fromkeys(target.name for target in all_of_them if is_out(target))
+    skipped = (*decision.skipped, *(Skipped(name, why) for name in out))
+    return replace(decision, pools=rest_of(decision.pools), last=rest_of(decision.last), skipped=skipped)
 
 
 type Written = tuple[str, str, tuple[tuple[str, float], ...]]

@@ -62,6 +62,14 @@ class _Known:
     answer: Smoothed
     """Tokens of one answer."""
 
+    def least(self) -> float:
+        """Tokens in a character of which there is no doubt. What others sent proves nothing: after a hundred prompts in
+        Chinese a long one in English must not be turned away for ever."""
+        mean = self.ratio.mean
+        if mean is None:
+            return _SURE
+        return min(mean, 1 / CHARS_PER_TOKEN, max(_SURE, mean - _TIMES * self.ratio.deviation))
+
 
 class Expected(NamedTuple):
     """What one call will probably take. Tokens."""
@@ -93,7 +101,7 @@ class Estimates:
             prompt, answer = text, float(EXPECTED_ANSWER)
         else:
             prompt, answer = text + known.rest.bound(0.0), known.answer.bound(EXPECTED_ANSWER)
-        certain = text if known is not None and known.ratio.mean is not None else chars * _SURE
+        certain = chars * (_SURE if known is None else known.least())
         prompt = max(prompt, certain)
         if at_most is not None:
             answer = min(answer, at_most)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cachetools import LRUCache
 
 from rules.access import Client
-from rules.conditions import glob
+from rules.conditions import glob, model_name
 from rules.quota import Charge, Limit, Standing, fits, parse_limits
 from rules.terms import Quotas
 
@@ -60,8 +60,9 @@ class Limits:
             yield Charge(f"all/{limit.written}", limit, 1, "for all clients together", True)
         for limit in self.each_client if client.limits is None else client.limits:
             yield Charge(f"client/{client.name}/{limit.written}", limit, 1, f"in client {client.name}")
+        spelled = model_name(model)  # with the tag that it has anyway: one model, however it is asked for
         for pattern, is_meant, limits in self.models:
-            if is_meant(model):
+            if is_meant(model) or is_meant(spelled) or is_meant(spelled.removesuffix(":latest")):
                 for limit in limits:
                     scope = f"for all calls to `{pattern}` together"
                     yield Charge(f"model/{pattern}/{limit.written}", limit, 1, scope, True)

@@ -71,6 +71,11 @@ class Rates:
     request: int
     hour: int
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing costs anything."""
+        return not (self.prompt or self.cached or self.completion or self.request or self.hour)
+
 
 @dataclass(frozen=True, slots=True)
 class Tariff:

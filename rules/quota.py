@@ -139,6 +139,19 @@ class Window:
         self.total += amount
         return slot
 
+    def recall(self, amount: int, at: float) -> None:
+        """Counts what was used at a moment of the past in the slot of then, also where something was used since."""
+        slot = math.floor(at / self._slot)
+        slots = self._slots
+        place = len(slots)
+        while place and slots[place - 1][0] > slot:
+            place -= 1
+        if place and slots[place - 1][0] == slot:
+            slots[place - 1][1] += amount
+        else:
+            slots.insert(place, [slot, amount])
+        self.total += amount
+
     def give_back(self, amount: int, slot: int) -> None:
         """Takes an amount out of the slot that it was counted in, if that is still there."""
         for place in reversed(self._slots):

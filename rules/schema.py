@@ -28,8 +28,15 @@ from rules.values import (
     as_text,
     is_comparison,
     rule_name,
+    sendable,
     span,
 )
+
+
+def _key(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        sendable(value.get_secret_value())
+    return value
 
 
 class Auth(Noun):
@@ -54,7 +61,7 @@ class Provider(Noun):
     urls: Annotated[tuple[Url, ...], BeforeValidator(as_list)] = ()
     """Several servers that can stand in for each other: the least busy one is asked first."""
     profile: str = "compat"
-    key: SecretStr | None = None
+    key: Annotated[SecretStr | None, AfterValidator(_key)] = None
     """Written but empty: the provider needs a key and has none yet, so its targets are skipped."""
     num_ctx: Contexts = {"*": "auto"}
     """Tokens of context that an Ollama server is asked for, by pattern of the model's name; the first that fits counts.

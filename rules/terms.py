@@ -13,7 +13,7 @@ from rules.paths import Paths
 from rules.quota import parse_limit
 from rules.stores import LEDGER, MEMORY, ledger
 from rules.stores import store as store_url
-from rules.values import Noun, Number, Seconds, Size, as_list, day, rule_name, split_keys
+from rules.values import Noun, Number, Seconds, Size, as_list, day, rule_name, sendable, split_keys
 from rules.week import parse_hours
 
 
@@ -44,6 +44,7 @@ def _given(value: Any) -> Any:
 
 def _secret(value: SecretStr) -> SecretStr:
     for part in split_keys(value.get_secret_value()):
+        sendable(part, "; several keys have commas between")
         digest_of(part)
     return value
 

@@ -89,6 +89,12 @@ def filled(key: Any) -> bool:
     return not isinstance(key, str) or bool(key.strip())
 
 
+def sendable(key: str, hint: str = "") -> None:
+    """Raises ValueError for a key that no header can carry, or would be split by."""
+    if not key.strip().isprintable():
+        raise ValueError(f"a key holds no line break and no other sign that cannot be seen{hint}")
+
+
 def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 

@@ -74,7 +74,9 @@ class Fault(Exception):
     """What a rules file calls this failure. None: the caller's own fault or ours, never routed around."""
 
     detail: str = ""
-    """What the server itself said, shortened: for the log alone."""
+    """What the server itself said, as far as a log may keep it."""
+    kept: str | None = None
+    """The message as a log may keep it, where it has words of others; None: as it is (see plain_words.py)."""
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None, kind: str | None = None

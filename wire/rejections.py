@@ -31,6 +31,7 @@ from wire.errors import (
     Untranslatable,
     UpstreamFault,
 )
+from wire.plain_words import plain_words
 
 _NO_CONTEXT = re.compile(
     r"exceed(s|_)\S*.{0,20}context|context (length|size|window)|maximum context length|input length exceeds",
@@ -125,9 +126,11 @@ def rejection(status: int, body: bytes, retry_after: str | None = None, now: flo
     """
     text, inner = error_text(body)
     fault = _fault_of(status, text, inner, body, retry_after, now)
-    if isinstance(fault, UpstreamFault):
-        fault.detail = " ".join(text.split())[:_MAX_DETAIL]
-    elif type(fault) is BadRequest:
+    if text and text in fault.message:
+        fault.kept = plain_words(text) or "refuses the request, in words of its own"
+    elif isinstance(fault, UpstreamFault):
+        fault.detail = plain_words(text)
+    if type(fault) is BadRequest:
         _take_names(fault, body)
     return fault
 
@@ -150,7 +153,6 @@ def _take_names(fault: BadRequest, body: bytes) -> None:
             pass
 
 
-_MAX_DETAIL = 200
 _PARAM = re.compile(r"[\w.\[\]-]{1,128}", re.ASCII)
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 

@@ -29,6 +29,14 @@ from .storm import Door, Report, storm
 from .table import Row, as_json, show
 
 
+def _cancel_when_ended() -> None:
+    """Ctrl-C cancels by itself; being ended or hung up on must not leave processes behind either."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
 class _Run:
     """The rows and the failures so far: what was measured is printed even if a later measure fails."""
 
@@ -41,11 +49,7 @@ class _Run:
 
     async def all(self) -> None:
         """Start everything, take the measures in turn, end everything."""
-        task = asyncio.current_task()
-        assert task is not None
-        # Ctrl-C cancels by itself; being ended or hung up on must not leave processes behind either.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        _cancel_when_ended()
         try:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 async with asyncio.timeout(self._extent.limit), machine(Path(folder)) as made:
@@ -93,10 +97,7 @@ class _Run:
 
 async def _through_the_storm(measure: Callable[[Door], Awaitable[Report | Flapping]]) -> Report | Flapping:
     """One measure of storm.py, through a gateway in a process of its own."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    _cancel_when_ended()
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
         async with machine(Path(folder)) as made:
             made.environment["LOG_FORMAT"] = "json"
@@ -121,14 +122,13 @@ async def _gateway_with(rules: str, made: Machine) -> tuple[int, Callable[[], st
     raise NotStarted(f"the gateway did not come up\n{log.read_text(errors='replace')[-2000:]}")
 
 
-async def _with_a_ledger(calls: int, limit: float) -> Cost:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+async def _with_a_ledger(quick: bool) -> Cost:
+    _cancel_when_ended()
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         async with machine(Path(folder)) as made:
-            return await ledger(made, calls=calls, limit=limit)
+            if quick:
+                return await ledger(made, calls=5_000, pairs=1, seconds=1, limit=40)
+            return await ledger(made, calls=100_000, pairs=4, seconds=3, limit=540)
 
 
 def _tell(measure: Coroutine[Any, Any, Report | Flapping | Cost]) -> None:
@@ -186,7 +186,7 @@ def bench(
     if with_flapping:
         _tell(_through_the_storm(lambda door: flapping(door, seed=seed)))
     if with_ledger:
-        _tell(_with_a_ledger(10_000 if quick else 100_000, 30 if quick else 400))
+        _tell(_with_a_ledger(quick))
     if in_storm or with_flapping or with_ledger:
         return
     names = [name.strip() for name in only.split(",") if name.strip()] or list(MEASURES)

@@ -111,7 +111,7 @@ class Machine:
         self.environment = {
             name: value
             for name, value in os.environ.items()
-            if name not in _FOREIGN and not name.lower().endswith("_proxy")
+            if name not in _FOREIGN and not name.lower().endswith("_proxy") and not name.startswith("OTEL_")
         }
         self.environment |= {
             "HOME": str(folder),

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, delete
 
 from addons.ledger_store import LedgerStore, engine_for
+from addons.marks import marks_of
 from addons.report import DAY, Figures
 from addons.tables import calls
 
@@ -25,7 +26,17 @@ USUAL: Mapping[str, Any] = {
 
 
 def row(**fields: Any) -> dict[str, Any]:
+    """A call; its durations as buckets, for which the ledger has marks (stored)."""
     return {**USUAL, **fields}
+
+
+def stored(one: Mapping[str, Any]) -> dict[str, Any]:
+    """As the ledger keeps it."""
+    kept = {name: value for name, value in one.items() if not name.endswith("_bucket")}
+    facts = {name: bool(one[name]) for name in ("streamed", "estimated", "unpriced")}
+    total, first = one["total_bucket"], one["first_token_bucket"]
+    failed = one["failed_attempts"] > 0
+    return {**kept, "marks": marks_of(total, first, status=one["status"], failed=failed, **facts)}
 
 
 def new_ledger(url: str, rows: Iterable[Mapping[str, Any]] = ()) -> Engine:
@@ -41,7 +52,7 @@ def fill(engine: Engine, rows: Iterable[Mapping[str, Any]]) -> None:
     """These rows, and no others."""
     with engine.begin() as connection:
         connection.execute(delete(calls))
-        numbered = [{"id": number, **one} for number, one in enumerate(rows, 1)]
+        numbered = [{"id": number, **stored(one)} for number, one in enumerate(rows, 1)]
         if numbered:
             connection.execute(calls.insert(), numbered)
 

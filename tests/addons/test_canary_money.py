@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from addons.cli import app
-from tests.addons.doors import free_port
-from tests.addons.test_secrets import spellings
+from tests.addons.doors import NO_TLS, free_port
+from tests.addons.test_secrets import check_clean as holds_none
 from tests.gateway import GatewayProcess
 from tests.standins import CutAfter, DeepSeekStandIn, ErrorAfter, OllamaStandIn, Status
 
@@ -58,16 +59,12 @@ rules:
   - {{name: local, use: ["ollama/qwen2.5:7b"]}}
 ledger: {ledger}
 prices: [{{model: deepseek/*, from: 2026-01-01, input: 0.15, output: 0.60}}]
-defaults: {{refresh: 1s, timeouts: {{connect: 1s, first_token: 2s}}, failover: {{attempts: 1}}, breaker: {{weights: {{key: 0}}}}}}
+defaults: {{refresh: 1s, timeouts: {{connect: 1s, first_token: 2s}}, failover: {{attempts: 1}}, breaker: {{failures: 100, weights: {{key: 0}}}}}}
 """
 
 
 def check_clean(text: str | bytes, what: str, secrets: tuple[str, ...] = (*KEYS, *WORDS)) -> None:
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    for secret in secrets:
-        for spelled in spellings(secret):
-            at = text.find(spelled)
-            assert at < 0, f"{what} holds {secret!r}: …{text[max(0, at - 200) : at + 100]}"
+    holds_none(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, what, secrets)
 
 
 class Collector:
@@ -126,9 +123,8 @@ def gateway(
 
 def ask(process: GatewayProcess, key: str, model: str = "deep", **more: Any) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": f"tell me of {PROMPT}"}], **more}
-    return httpx.post(
-        f"{process.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, trust_env=False
-    )
+    head, url = {"authorization": f"Bearer {key}"}, f"{process.url}/v1/chat/completions"
+    return httpx.post(url, json=body, headers=head, trust_env=False, verify=NO_TLS)
 
 
 def make_calls(process: GatewayProcess, deepseek: DeepSeekStandIn, *, limited: bool) -> None:
@@ -163,9 +159,8 @@ def make_calls(process: GatewayProcess, deepseek: DeepSeekStandIn, *, limited: b
 def look_at_what_is_told(process: GatewayProcess) -> None:
     for path in ("/metrics", "/gateway/status", "/health", "/v1/models"):
         for accept in ("*/*", "application/openmetrics-text"):
-            answer = httpx.get(
-                process.url + path, headers={"authorization": f"Bearer {PLAIN}", "accept": accept}, trust_env=False
-            )
+            head = {"authorization": f"Bearer {PLAIN}", "accept": accept}
+            answer = httpx.get(process.url + path, headers=head, trust_env=False, verify=NO_TLS)
             assert answer.status_code == 200
             check_clean(answer.text, path)
 
@@ -235,6 +230,48 @@ def test_a_prompt_that_is_kept_holds_no_key(tmp_path: Path) -> None:
     assert ANSWER.encode() in kept
     check_clean(kept, "the ledger", KEYS)
     check_clean(command(tmp_path, "report", "--json"), "the report")
+
+
+QUOTES: tuple[Status | ErrorAfter, ...] = (
+    *(Status(status, {"error": {"message": f"you said: tell me of {PROMPT}"}}) for status in (400, 403, 422, 500, 503)),
+    Status(400, {"error": {"message": f"model '{PROMPT}' not found"}}),
+    Status(400, {"error": {"message": f"{PROMPT} does not support tools"}}),
+    Status(400, {"error": {"message": f"{PROMPT} exceeds the context size"}}),
+    Status(500, f"cannot parse the answer: {ANSWER}".encode()),
+    ErrorAfter(0, f"cannot read: {PROMPT}"),
+    ErrorAfter(2, f"cannot parse: {ANSWER}"),
+)
+"""What an upstream does that repeats the prompt, or an answer that nobody else has seen."""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_an_upstream_quotes_is_in_no_log(tmp_path: Path, form: str) -> None:
+    with gateway(tmp_path, "{url: sqlite:///ledger.sqlite}", "memory", LOG_FORMAT=form) as (process, deepseek):
+        for stream in (False, True):
+            for plan in QUOTES:
+                deepseek.plan(plan)
+                ask(process, PLAIN, stream=stream)
+            deepseek.plan(QUOTES[0])
+            refused = ask(process, PLAIN, stream=stream)
+            assert (refused.status_code, PROMPT in refused.text) == (400, True)  # whose words they are, hears them
+        shape = {"type": "object", "properties": {}, "additionalProperties": False}
+        deepseek.reply = [f'{{"{ANSWER}": "', ANSWER, '"}']
+        strict = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": shape}}
+        assert ask(process, PLAIN, response_format=strict).status_code == 502
+        for wrong in ({"messages": [{"role": PROMPT, "content": "x"}]}, {"reasoning_effort": PROMPT}):
+            assert ask(process, PLAIN, **wrong).status_code == 400
+        with socket.create_connection(("127.0.0.1", httpx.URL(process.url).port or 80)) as connection:
+            connection.sendall(f"POST /v1/nothing HTTP/1.1\r\ncontent-length: 1\r\n\r\n {PROMPT}\r\n\r\n".encode())
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+        look_at_what_is_told(process)
+        process.process.terminate()
+        assert process.process.wait(15) == 0
+        check_clean(process.log, "the log")
+    for file in tmp_path.iterdir():
+        if file.name.startswith("ledger"):
+            check_clean(file.read_bytes(), file.name)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -118,6 +118,18 @@ def test_a_client_without_a_key_is_told_of_by_check_and_when_the_gateway_starts(
         assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 401
 
 
+def test_check_tells_of_models_that_no_budget_counts(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "providers: {far: {dialect: openai, urls: [http://127.0.0.1:9]}}\n"
+        "rules: [{name: all, use: [far/a]}]\nlimits: {overall: 5 USD/day}\n"
+    )
+    done = command("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "Target far/a has no price, so no limit in USD holds for it: write one under prices."
+    ]
+
+
 def test_explain_takes_what_a_client_may_from_the_rules(tmp_path: Path, command: Command) -> None:
     (tmp_path / "rules.yaml").write_text(
         f"clients: {{notebook: {{key: a, models: [echo]}}, phone: {{key: b, endpoints: [/v1/embeddings]}}}}\n{SANDBOX}"
@@ -130,7 +142,7 @@ def test_explain_takes_what_a_client_may_from_the_rules(tmp_path: Path, command:
             "Refused with 403 (model): Client 'notebook' does not have access to model `think`",
         ),
         ("phone", 1, "Refused with 403: Client 'phone' does not have access to this endpoint."),
-        ("somebody", 0, "1. s/think"),
+        ("key-1a2b3c4d", 0, "1. s/think"),
     ):
         done = command("explain", "request.json", "--client", client)
         assert done.returncode == code

@@ -134,6 +134,14 @@ def test_a_page_that_is_not_allowed_is_told_nothing_and_its_maker_what_to_do(gat
     }
 
 
+def test_a_page_without_an_address_is_told_to_have_one_as_null_cannot_be_listed(gateway: Gateway) -> None:
+    answer = ask_first(gateway, PATH, "null")
+    assert (answer.status_code, said_to_browsers(answer.headers)) == (403, [])
+    message = answer.json()["error"]["message"]
+    assert message.startswith("Calls from web pages whose origin is null are refused: ")
+    assert "Serve the page from an address, such as http://localhost:3000" in message
+
+
 def test_a_page_may_ask_also_where_nothing_is_for_only_then_it_can_read_so(gateway: Gateway) -> None:
     answer = ask_first(gateway, "/v1/nothing")
     assert answer.status_code == 204

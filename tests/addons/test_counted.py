@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from addons.account import rough, tokens_of
 from addons.exchange import Attempt as Attempted
+from addons.exchange import Exchange
 from rules.prices import Tokens
 from tests.addons.money import (
     DEEP,
@@ -235,6 +236,10 @@ def test_what_is_no_text_costs_what_a_request_costs_and_what_its_server_counts(
 # -- bugs of ours
 
 
+def _has_heard(exchange: Exchange) -> bool:
+    return any(attempt.pieces for attempt in exchange.attempts)
+
+
 def test_a_part_that_crashes_is_counted_once_and_so_are_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +253,8 @@ def test_a_part_that_crashes_is_counted_once_and_so_are_the_others(
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(world.ask, "/chat/completions", chat("any", n=2))
         assert until(lambda: world.ollama.holding == 2, 5.0)
+        # A held server has sent two words: the gateway must have read them, or there is nothing to estimate.
+        world.gateway.until(lambda: sum(map(_has_heard, world.gateway.state.in_flight())) == 2, "both parts speak")
         monkeypatch.setattr(Attempted, "note", fail)
         world.ollama.release()
         status, account = call.result(10)

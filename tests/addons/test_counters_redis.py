@@ -331,7 +331,8 @@ def test_a_server_that_refuses_to_count_is_away_and_says_why(server: RedisServer
 
 
 def test_a_server_that_may_be_read_and_not_written_is_away(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, "--replicaof", "127.0.0.1 1") as replica:
+    with RedisServer(tmp_path) as replica, replica.client() as client:
+        client.replicaof("127.0.0.1", 1)
 
         async def work(store: RedisStore) -> None:
             for asked in (store.spend([charge("5/minute")], "a"), store.renew()):

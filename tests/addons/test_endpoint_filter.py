@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from addons.cli import app
+from addons.explain import explain, offline
 from addons.local import ENDPOINTS
 from addons.settings import SettingsError, read_rules
 from tests.gateway import Gateway, quick_rules
@@ -30,6 +31,18 @@ def gateway() -> Iterator[Gateway]:
 def test_a_listed_endpoint_is_answered_with_and_without_its_v1(gateway: Gateway, path: str) -> None:
     with gateway.client(KEY) as client:
         assert client.post(path, json=BODY).status_code == 200
+
+
+def test_an_explanation_says_that_an_endpoint_is_not_answered(gateway: Gateway) -> None:
+    rules = gateway.state.rules
+    assert explain(gateway.state, BODY).fault is None
+    explained = explain(offline(rules, ()), {"model": "qwen2.5:7b", "input": ["hi"]}, live=False)
+    assert (explained.outcomes, explained.decision) == ((), None)
+    assert explained.fault is not None
+    assert (explained.fault.status, explained.fault.message) == (
+        404,
+        "/v1/embeddings is not among the endpoints that this gateway answers (proxy.endpoints).",
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/models/qwen2.5:7b", "/models/qwen2.5%3A7b"])

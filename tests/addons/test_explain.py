@@ -517,3 +517,16 @@ def test_the_command_says_what_is_wrong_with_its_arguments(
     assert run(*arguments, monkeypatch=monkeypatch) == 2
     out, err = capsys.readouterr()
     assert (out, err[: len(words)]) == ("", words)
+
+
+def test_the_command_knows_what_a_client_may_do_though_its_key_is_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clients = 'clients: {notebook: {key: "${NOTEBOOK_KEY:-}", models: [other]}}\n'
+    (folder / "rules.yaml").write_text(clients + (folder / "rules.yaml").read_text())
+    assert run("call.json", "--client", "notebook", monkeypatch=monkeypatch) == 1
+    assert "Client 'notebook' does not have access to model `qwen2.5:7b`" in capsys.readouterr().out
+    assert run("call.json", "--client", "notebok", monkeypatch=monkeypatch) == 2
+    said = "unigate: there is no client 'notebok' in the rules (did you mean 'notebook'?)\n"
+    assert capsys.readouterr().err == said
+    assert run("call.json", "--client", "key-1a2b3c4d", monkeypatch=monkeypatch) == 0

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import typer.testing
 
 from addons.cli import app
-from addons.keys import digest, new_key, open_rules
+from addons.keys import add, digest, new_key, open_rules
 from addons.settings import SettingsError, read_rules
 from rules.access import Client, Denied
 
@@ -98,6 +99,45 @@ def test_the_shipped_file_takes_a_client(keys: Keys, tmp_path: Path) -> None:
     key = shown_key(keys("new", "notebook", "--add"))
     assert identified(tmp_path / "rules.yaml", key) == "notebook"
     assert "notebook" in keys("list")
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_there(keys: Keys, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    opened = [open_rules(file, {}) for _ in range(8)]
+    made = [new_key() for _ in opened]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, opened, [f"c{number}" for number in range(8)], made))
+    assert [identified(file, key) for key in made] == [f"c{number}" for number in range(8)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rules.yaml"]
+
+
+def test_what_an_editor_wrote_meanwhile_is_kept(keys: Keys, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    opened = open_rules(file, {})
+    file.write_text("# new\n" + REST)
+    add(opened, "notebook", "notebook-key-0123")
+    assert written(tmp_path).startswith("# new\n" + REST)
+    file.write_text("# half a line {\n{")
+    with pytest.raises(SettingsError, match="this is not YAML"):
+        add(opened, "phone", "phone-key-0123")
+    assert written(tmp_path) == "# half a line {\n{"
+
+
+def test_a_change_that_would_make_faults_is_not_made(keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("proxy: {auth: {enabled: false}}\n" + REST)
+    said = keys("new", "notebook", "--add", code=2)
+    assert said.startswith("rules.yaml is left as it is, for with this change rules.yaml has 1 fault:\n  line 1: ")
+    assert written(tmp_path) == "proxy: {auth: {enabled: false}}\n" + REST
+
+
+@pytest.mark.parametrize("arguments", [["--add"], []])
+def test_who_makes_the_first_client_is_told_that_every_call_needs_a_key_then(
+    keys: Keys, arguments: list[str], tmp_path: Path
+) -> None:
+    told = "It is the first client: from then on every call needs a key, also from this machine.\n"
+    assert keys("new", "notebook", *arguments).endswith(told)
+    (tmp_path / "rules.yaml").write_text("proxy: {auth: {tokens: [one-key-0123]}}\n" + REST)
+    assert told not in keys("new", "notebook", *arguments)
 
 
 def test_another_file_may_be_named(keys: Keys, tmp_path: Path) -> None:

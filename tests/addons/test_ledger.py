@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from addons.tables import attempts, bucket_of, calls
+from addons.marks import bucket_of, durations_in, facts_in
+from addons.tables import attempts, calls
 from tests.addons.calls import (
     CALLER_KEY,
     DEEPSEEK,
@@ -91,13 +92,16 @@ def test_every_column_of_a_whole_call(kept: Kept) -> None:
     assert set(attempt) == {column.name for column in attempts.columns}
     assert begun - 1 < call["time"] < time.time()
     assert call["total_ms"] >= call["first_token_ms"] >= 0
-    assert call["total_bucket"] == bucket_of(call["total_ms"] / 1000)
-    assert call["first_token_bucket"] == bucket_of(call["first_token_ms"] / 1000)
+    assert durations_in(call["marks"]) == {bucket_of(call["total_ms"] / 1000): 1}
+    assert durations_in(call["marks"], first=True) == {bucket_of(call["first_token_ms"] / 1000): 1}
+    assert facts_in(call["marks"]) == {name: 1 for name in ("streamed", "estimated", "unpriced") if call[name]}
     asked, said = used["prompt_tokens"], used["completion_tokens"]
     cached = used["prompt_tokens_details"]["cached_tokens"]
     cost = (asked - cached) * 1000 + cached * 500 + said * 2000
     told = {
-        name: call[name] for name in call if name not in ("id", "time") and not name.startswith(("first_", "total_"))
+        name: call[name]
+        for name in call
+        if name not in ("id", "time", "marks") and not name.startswith(("first_", "total_"))
     }
     assert told == {
         "request_id": answer.headers["x-request-id"], "client": "app", "tags": '{"team":"red","naïve":"yes"}',
@@ -169,7 +173,9 @@ def test_a_call_that_nobody_could_answer(kept: Kept) -> None:
     call, tried = kept.one()
     assert (call["status"], call["target"], call["finish_reason"]) == (answer.status, None, None)
     assert call["error"] == (answer.error["code"] or answer.error["type"])
-    assert (call["first_token_ms"], call["first_token_bucket"]) == (None, None)
+    assert call["first_token_ms"] is None
+    assert not durations_in(call["marks"], first=True)
+    assert facts_in(call["marks"])["errors"] == 1
     assert [row["outcome"] for row in tried] == ["status_500", "status_503"]
     assert call["failed_attempts"] == 2
 

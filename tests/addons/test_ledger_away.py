@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 from loguru import logger
+from pydantic import ByteSize
 
 from addons import ledger as module
-from addons.ledger import BATCH, BOUND, Ledger
+from addons.ledger import BATCH, BOUND, TEXTS, Ledger
 from addons.ledger_store import LedgerStore, StoreAway
 from rules.terms import Ledger as Terms
 from tests.addons.ledgers import account, how_many, read, running, sqlite_url, until
@@ -182,6 +183,39 @@ def test_when_too_many_wait_the_oldest_go_and_are_counted(tmp_path: Path, log: S
     until(lambda: ledger.backlog == 0, "all that waited is written", 30)
     asyncio.run(ledger.stop())
     assert [row["request_id"] for row in read(url)[0]] == [one.request_id for one in made[5:]]
+
+
+def test_of_calls_with_long_texts_fewer_wait_and_all_are_written(tmp_path: Path) -> None:
+    bound = TEXTS // (2 * 1024**2)
+    folder = tmp_path / "later"
+    ledger = Ledger(Terms(url=sqlite_url(folder), content=ByteSize(1024**2)))
+    for number in range(bound + 3):
+        ledger.put(account(prompt=str(number)))
+    assert (ledger.backlog, ledger.lost) == (bound, 3)
+    folder.mkdir()
+    ledger.start()
+    until(lambda: ledger.written == bound, "all of them are written", 2)
+    asyncio.run(ledger.stop())
+    assert [row["prompt"] for row in read(sqlite_url(folder))[0]] == [str(number) for number in range(3, bound + 3)]
+
+
+def test_where_old_calls_cannot_be_deleted_new_ones_are_written_without_a_pause(
+    tmp_path: Path, log: StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def broken(_store: LedgerStore, before: float) -> bool:
+        tried.append(before)
+        raise StoreAway("canceling statement due to statement timeout")
+
+    monkeypatch.setattr(LedgerStore, "expire", broken)
+    with running(sqlite_url(tmp_path)) as ledger:
+        for number in range(1, 4):
+            ledger.put(account())
+            until(lambda number=number: ledger.written == number, "it is written", 2)  # type: ignore[misc]
+            time.sleep(0.3)
+        assert (len(tried), ledger._failures) == (1, 0)
+    assert warnings(log) == ["the ledger cannot delete old calls: canceling statement due to statement timeout"]
 
 
 def test_the_end_gives_up_after_a_few_seconds_and_says_what_is_lost(

@@ -212,6 +212,19 @@ def test_the_history_gives_the_latest_calls_oldest_first(url: str) -> None:
     assert [one.client for one in past(url, 0, 2, 10)] == ["c20", "c10"]
 
 
+def test_the_history_has_what_failed_at_a_target_and_nothing_of_what_was_refused_before(url: str) -> None:
+    now, nothing = time.time(), Tokens()
+    failed = TRIED._replace(outcome="status_500", tokens=nothing)
+    made = [
+        account(time=now - 30, client="failed", status=502, tokens=nothing, tried=(failed,)),
+        account(time=now - 20, client="refused", status=429, tokens=nothing, tried=()),
+        account(time=now - 10, client="left", status=499),
+    ]
+    with running(url) as ledger:
+        put_all(ledger, made)
+    assert [one.client for one in past(url, 0, 10, 10)] == ["failed", "left"]
+
+
 def test_there_is_no_history_before_there_is_a_ledger(url: str) -> None:
     assert past(url, 0, 10, 10) == []
 

@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from addons.account import account_of
+from addons import gateway as life
+from addons.account import Account, account_of
 from addons.counters import Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import Counts
 from addons.exchange import Attempt, Exchange
+from addons.ledger import Ledger
+from addons.ledger_store import Past
 from addons.limiter import Limiter, Size, size_of
-from rules.conditions import Facts
+from rules.conditions import Facts, Seen
 from rules.decide import Rules, decide
 from rules.load import load_rules
 from rules.quota import NANOS, Charge, Standing
 from tests.addons.calls import pieces
+from tests.addons.ledgers import account, read, settled, sqlite_url
 from tests.gateway import Gateway
 from tests.standins import OllamaStandIn
 from wire.completions import check_completion
@@ -32,6 +36,7 @@ from wire.parts import Part
 
 NOW = 1_000_000.0
 """Unix time when the clock is 0."""
+SERVERS = {"ollama": Seen(frozenset({"m:latest", "hourly:latest"}), reached=True)}
 
 
 class Clock:
@@ -53,8 +58,12 @@ providers:
   far: {{dialect: openai, urls: [http://127.0.0.1:9], key: sk-far}}
 rules:
   - {{name: paid, when: {{model: paid}}, use: [far/paid]}}
+  - {{name: both, when: {{model: both}}, use: [ollama/m, far/paid, far/unpriced]}}
+  - {{name: hourly, when: {{model: hourly}}, use: [ollama/hourly, ollama/m]}}
   - {{name: all, use: ["ollama/{{model}}"]}}
-prices: [{{model: far/paid, from: 1970-01-01, input: 1, output: 10}}]
+prices:
+  - {{model: far/paid, from: 1970-01-01, input: 1, output: 10}}
+  - {{model: ollama/hourly, from: 1970-01-01, hour: 2}}
 clients: {clients}
 limits: {limits}
 """,
@@ -83,7 +92,7 @@ class Desk:
             client=self.rules.keys.named(client),
             to_model=True,
             request=ChatRequest(body={"model": model, **body}, model=model, prompt_chars=chars),
-            decision=decide(self.rules, Facts(model=model)),
+            decision=decide(self.rules, Facts(model=model, servers=SERVERS)),
         )
 
     def admit(self, **call: Any) -> Exchange:
@@ -149,6 +158,15 @@ def test_a_call_that_nobody_settled_gives_everything_back() -> None:
     assert desk.used() == [0, 0, 0, 0]
 
 
+def test_what_a_call_took_stands_where_a_target_worked_for_it_and_nobody_can_say_how_much() -> None:
+    desk = Desk("{each_client: [10000 tokens/minute, 5/minute, 2 parallel]}")
+    exchange = desk.admit(chars=400)
+    assert exchange.decision is not None
+    exchange.attempts.append(Attempt(exchange.decision.targets[0], 0.0, tried=True, accepted=True))
+    desk.limiter.forget(exchange)
+    assert desk.used() == [600, 1, 0], "its place is free"
+
+
 def test_without_limits_a_call_has_no_allowance_and_its_answer_still_teaches() -> None:
     desk = Desk("{}")
     exchange = desk.admit()
@@ -187,6 +205,32 @@ def test_money_is_estimated_at_the_target_that_is_asked_first() -> None:
     assert desk.used() == [(100 * 1 + 500 * 10) * NANOS // 10**6]
     desk.admit(model="m", chars=400)
     assert desk.used() == [(100 * 1 + 500 * 10) * NANOS // 10**6], "one of ours costs nothing"
+
+
+def spent(desk: Desk) -> None:
+    """All of a budget."""
+    desk.served(desk.admit(model="paid"), 10**6, 10**6)
+
+
+def test_a_call_to_a_free_model_does_not_go_on_to_a_paid_one_when_the_budget_is_used_up() -> None:
+    desk = Desk("{each_client: [1 USD/day]}")
+    before = desk.admit(model="both").decision
+    assert before is not None
+    assert [target.name for target in before.targets] == ["ollama/m", "far/paid", "far/unpriced"]
+    spent(desk)
+    after = desk.admit(model="both").decision
+    assert after is not None
+    assert [target.name for target in after.targets] == ["ollama/m", "far/unpriced"]
+    assert [(one.target, one.why) for one in after.skipped] == [("far/paid", "a budget is used up")]
+    assert isinstance(desk.refused(model="paid"), QuotaUsedUp)
+
+
+def test_a_machine_that_costs_by_the_hour_is_not_free() -> None:
+    desk = Desk("{each_client: [1 USD/day]}")
+    desk.admit(model="hourly")
+    assert desk.used() == [1], "a billionth: how long it works is not known"
+    spent(desk)
+    assert isinstance(desk.refused(model="hourly"), QuotaUsedUp)
 
 
 def test_only_an_answer_that_one_target_gave_alone_and_counted_teaches() -> None:
@@ -514,6 +558,15 @@ def test_counts_are_restored_from_what_is_known_of_the_past() -> None:
     assert desk.used("a")[3] == 8
 
 
+def test_the_past_is_over_in_time_also_where_a_call_came_before_it_was_known() -> None:
+    desk = Desk("{each_client: [10/day]}")
+    desk.admit()
+    desk.limiter.restore([(NOW - 80000, "a", "m", 10, 0)])
+    assert desk.used() == [2]
+    desk.clock.now = 8000.0
+    assert desk.used() == [1]
+
+
 def test_nothing_of_the_past_matters_where_no_limit_has_a_window() -> None:
     assert Desk("{each_client: 2 parallel}").limiter.remembers == 0
     far = FarDesk("{each_client: 2/day}")
@@ -536,6 +589,37 @@ ledger: {{url: "sqlite:///{tmp_path}/ledger.sqlite"}}
     assert reply.status_code == 429
     assert "Limit 2, Used 2" in reply.json()["error"]["message"]
     assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 1000
+
+
+def test_calls_that_come_while_the_past_is_read_are_kept_and_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    class Slow(Ledger):
+        async def history(self, since: float) -> list[Past]:
+            found = await super().history(since)
+            put_early.append(account())
+            for tell in gateway.state.watchers:
+                tell(put_early[-1])
+            told.append(since)
+            return found
+
+    put_early: list[Account] = []
+    monkeypatch.setattr(life, "Ledger", Slow)
+    url = sqlite_url(tmp_path)
+    with OllamaStandIn(["m"], reply=pieces("Hello")) as ollama:
+        gateway = Gateway(f"""
+providers: {{ollama: {{dialect: ollama, urls: [{ollama.url}]}}}}
+rules: [{{name: all, use: [ollama/m]}}]
+limits: {{overall: [2/hour]}}
+ledger: {{url: "{url}"}}
+""")
+        with gateway:
+            settled(gateway)
+            calls, _ = read(url)
+    assert len(told) == 1
+    assert [row["request_id"] for row in calls] == [put_early[0].request_id]
 
 
 def test_a_ledger_that_cannot_be_read_does_not_keep_the_gateway_from_starting(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CLIENTS = {
     "crowd": "[300 tokens/minute]",
     "rich": "[1 USD/day, 100000 tokens/day, 1000/day]",
     "poor": "[0.0003 USD/day, 100/day]",
+    "broke": "[0.0003 USD/day]",
     "saver": "[0.002 USD/day]",
     "few": "[2 parallel]",
     "leaver": "[2 parallel, 100000 tokens/hour, 100/hour]",
@@ -351,6 +352,19 @@ def test_a_budget_that_is_used_up_is_said_once_and_not_asked_for_again(place: Pl
     assert "There is room again in 24h" in reply.error["message"]
     assert reply.headers["remaining-requests"] == "99"
     assert place.ask("poor").status == 200, "a model of ours costs nothing"
+
+
+@streamed_or_not
+def test_a_used_up_budget_is_not_passed_by_way_of_a_model_that_costs_nothing(place: Place, stream: bool) -> None:
+    while place.ask("broke", model="paid").status == 200:
+        pass
+    before = place.used("broke")
+    place.deepseek.seen.clear()
+    place.ollama.always = Status(500)
+    reply = place.ask("broke", stream=stream)
+    assert reply.status >= 500
+    assert "deepseek/deepseek-flash: a budget is used up" in reply.http.headers["x-gateway-skipped"]
+    assert (place.deepseek.chats, place.used("broke")) == ([], before)
 
 
 def test_a_budget_that_calls_under_way_may_use_up_is_worth_asking_again(place: Place) -> None:

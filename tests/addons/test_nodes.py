@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
+from loguru import logger
 
 from addons import nodes as module
 from addons.node import Node, Ticket, wait_in_queue, watch
@@ -28,6 +29,7 @@ from wire.errors import (
     UpstreamFault,
 )
 from wire.profiles import PROFILES
+from wire.rejections import rejection
 
 ONE, TWO = "http://one.test", "http://two.test"
 
@@ -571,6 +573,18 @@ def test_what_opened_a_breaker_once_is_not_said_of_its_server_later(known: Known
     for _ in range(2):
         known.call(other, REFUSED)
     assert known.row(node)["why"] == "could not be reached"
+
+
+def test_what_a_server_quoted_of_one_caller_is_told_to_no_other(known: Known) -> None:
+    """Whoever is refused because the target rests is told why: not in the words of somebody else's prompt."""
+    known.use(rules("failures: 2, cool_down: 10s, weights: {unsupported: 1}"))
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    for _ in range(2):
+        known.call(known.node(), rejection(501, b'{"error": "secretword is not supported"}'))
+    logger.remove(sink)
+    assert known.row(known.node())["why"] == "… is not supported"
+    assert lines == ["p/m at http://one.test: … is not supported; it is not asked for 10 s\n"]
 
 
 def test_of_several_servers_the_worst_state_is_said(known: Known) -> None:

@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from addons import report as report_module
+from addons.marks import bucket_of
 from addons.report import DAY, GROUPINGS, Figures, Report, make_report, percentile
 from addons.report_source import open_ledger
-from addons.tables import bucket_of
 from tests.addons.ledgers import sqlite_url
 from tests.addons.reports import NOON, fill, new_ledger, plain_groups, plain_sum, row
 from tests.postgres import BIN, Postgres

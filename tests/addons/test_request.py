@@ -9,6 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.addons.calls import Http2
 from tests.addons.doors import Door, request
 from tests.gateway import Gateway
 from tests.standins import OllamaStandIn
@@ -357,3 +358,19 @@ def test_a_caller_that_waits_to_be_told_to_go_on_is_told_401_at_once(gateway: Ga
     with Door(gateway.port) as door:
         door.send(request(f"POST {CHAT}", "Content-Length: 15000", "Expect: 100-continue"))
         assert door.reply().status == 401
+
+
+@pytest.mark.parametrize("header", [
+    ("x-api-key", "an-other-service-0123 "), ("api-key", "an-other-service-0123\r\nx: y"), ("te", "an-other-service-0123"),
+])  # fmt: skip
+def test_a_header_that_http_2_does_not_take_is_not_repeated_in_the_log(
+    header: tuple[str, str], gateway: Gateway
+) -> None:
+    before = len(gateway.log.getvalue())
+    with Http2(gateway) as caller:
+        caller.h2.config.validate_outbound_headers = caller.h2.config.normalize_outbound_headers = False
+        caller.ask(headers=dict([header]))
+        with pytest.raises(AssertionError, match="closed the connection"):
+            caller.read(lambda: caller.ended)
+    gateway.until(lambda: "HTTP/2 protocol error" in gateway.log.getvalue()[before:], "the log says so")
+    assert "other-service" not in gateway.log.getvalue()[before:]

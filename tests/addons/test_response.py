@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from mitmproxy.http import HTTPFlow
 
+from addons import response
+from addons.account import Account
 from addons.response import Response, level_of, line
 from tests.addons.doors import Door
 from tests.gateway import Gateway, quick_rules
@@ -65,6 +67,39 @@ def test_the_flow_tells_what_was_tried_before(gateway: Gateway, ollama: OllamaSt
 def test_a_refused_flow_says_why(gateway: Gateway, flows: list[HTTPFlow]) -> None:
     gateway.chat(temperature=9)
     assert flows[0].comment == "'temperature' must be between 0 and 2, but it is 9."
+
+
+def test_one_who_cannot_count_a_call_keeps_neither_the_answer_nor_the_others_from_it(gateway: Gateway) -> None:
+    told: list[Account] = []
+
+    def broken(_account: Account) -> None:
+        raise RuntimeError("a bug of ours")
+
+    watchers = gateway.state.watchers
+    watchers[:0] = [broken, told.append]
+    try:
+        reply = gateway.chat()
+        gateway.until(lambda: len(told) == 1, "the other one was told")
+    finally:
+        del watchers[:2]
+    assert (reply.status_code, reply.json()["choices"][0]["message"]["content"]) == (200, "Hi there")
+    said = f"{reply.headers['x-request-id']}: somebody who counts calls missed this one"
+    gateway.until(lambda: said in gateway.log.getvalue(), said)
+
+
+def test_a_call_that_cannot_be_accounted_for_is_answered_all_the_same(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Account:
+        raise RuntimeError("a bug of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(response, "account_of", broken)
+        reply = gateway.chat()
+    assert reply.status_code == 200
+    said = f"{reply.headers['x-request-id']}: what the call came to is not known"
+    gateway.until(lambda: said in gateway.log.getvalue(), said)
+    assert not gateway.state.in_flight()
 
 
 def test_a_caller_that_leaves_is_a_499_of_no_alarm(

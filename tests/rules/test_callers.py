@@ -164,3 +164,11 @@ def test_a_path_that_no_endpoint_has_is_a_fault_at_a_client_too() -> None:
 def test_a_text_with_variables_is_filled_in_as_the_file_is() -> None:
     assert filled_in("a-${ONE}-${TWO:-two}-${secrets:t-h}", {"ONE": "1", "T_H": "3"}) == "a-1-two-3"
     assert filled_in("2026-12-01", {}) == "2026-12-01"
+
+
+def test_a_client_that_nobody_can_be_for_now_may_do_no_more_than_before() -> None:
+    text = "clients: {notebook: {key: '${NOTEBOOK_KEY:-}', models: [chat], limits: [1/minute]}}"
+    without, with_key = load(text).keys.named("notebook"), load(text, NOTEBOOK_KEY="one").keys.named("notebook")
+    for found in (without, with_key):
+        assert found.models is not None
+        assert (found.models("chat"), found.models("other"), len(found.limits or ())) == (True, False, 1)

@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.conditions import Facts, Seen
-from rules.decide import LONGEST_REMEMBERED, REMEMBERED, Decision, Pool, Rules, Skipped, Target, compile_rules, decide
+from rules.decide import (
+    LONGEST_REMEMBERED,
+    REMEMBERED,
+    Decision,
+    Pool,
+    Rules,
+    Skipped,
+    Target,
+    compile_rules,
+    decide,
+    without,
+)
 from rules.load import load_rules
 from rules.schema import RulesFile
 
@@ -575,6 +586,24 @@ def test_keys_are_asked_for_as_the_file_says() -> None:
     for auth, required in (({}, False), ({"tokens": ["a"]}, True), ({"tokens": ["a"], "enabled": False}, False)):
         file = RulesFile.model_validate({"providers": PROVIDERS, "proxy": {"auth": auth}})
         assert compile_rules(file).keys.required is required
+
+
+def test_a_decision_without_some_targets_says_why_they_are_not_asked() -> None:
+    rules = made(
+        [{"name": "all", "use": ["v", "far/f"]}],
+        models={"v": {"targets": ["here/m", "far/g", "far/h"], "strategy": "weighted", "weights": [1, 2, 3]}},
+    )
+    decision = decide(rules, Facts("m", servers={"here": WITH_M}))
+    left = without(decision, lambda target: target.model in ("g", "f"), "it rains")
+    assert [(pool.strategy, [target.name for target in pool.targets], pool.weights) for pool in left.pools] == [
+        ("weighted", ["here/m", "far/h"], (1, 3))
+    ]
+    assert left.skipped == (Skipped("far/g", "it rains"), Skipped("far/f", "it rains"))
+    assert (left.rule, left.mid_stream) == (decision.rule, decision.mid_stream)
+    away = decide(rules, Facts("m", servers={"here": AWAY}))
+    assert [target.name for pool in without(away, lambda _: False, "").last for target in pool.targets] == [
+        target.name for pool in away.last for target in pool.targets
+    ]
 
 
 def test_a_decision_changes_neither_rules_nor_facts() -> None:

@@ -53,7 +53,19 @@ def test_uneven_answers_keep_it_above_nearly_all_of_them() -> None:
 def test_what_a_text_is_worth_is_learned_from_long_prompts() -> None:
     estimates = learned(*[(LONG, LONG // 2, 10)] * 40)
     assert estimates.prompt(A, 10 * LONG) == 5 * LONG
-    assert estimates.expect(A, 10 * LONG).certain == 5 * LONG
+    assert estimates.expect(A, 10 * LONG).prompt == 5 * LONG
+
+
+def test_what_others_sent_keeps_no_prompt_out_for_ever() -> None:
+    """Texts of which each character is a token say nothing of the next one, which may be English."""
+    estimates = learned(*[(LONG, LONG, 10)] * 40)
+    assert estimates.expect(A, 4000) == Expected(prompt=4000, certain=1000, answer=10)
+
+
+def test_of_texts_that_vary_only_the_least_is_certain() -> None:
+    estimates = learned(*[(1000, 240, 10), (1000, 220, 10)] * 20)
+    assert 125 < estimates.expect(A, 1000).certain < 220
+    assert learned(*[(1000, 100, 10)] * 40).expect(A, 1000).certain == 100
 
 
 def test_what_comes_with_every_prompt_is_learned_from_short_ones_and_not_taken_for_the_worth_of_a_text() -> None:

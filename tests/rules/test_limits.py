@@ -71,6 +71,14 @@ def test_a_limit_that_is_written_twice_counts_a_call_once() -> None:
     assert keys(limits(overall=["5/minute", "5/minute"])) == ["all/5/minute"]
 
 
+@pytest.mark.parametrize("model", ["llama3", "LLAMA3", "llama3:latest", "Llama3:Latest"])
+@pytest.mark.parametrize("pattern", ["llama3", "llama3:latest"])
+def test_the_tag_that_a_name_has_anyway_leads_past_no_limit(pattern: str, model: str) -> None:
+    found = limits(models={pattern: "1/minute"})
+    assert keys(found, model=model) == [f"model/{pattern}/1/minute"]
+    assert keys(found, model="llama3:70b") == []
+
+
 def test_so_many_clients_and_models_are_remembered_and_no_more() -> None:
     found = limits(overall="5/minute", models={"special": "1/minute"})
     for number in range(REMEMBERED + 10):

@@ -864,7 +864,7 @@ def test_the_shipped_file_names_only_variables_that_the_example_environment_expl
     explained = set(re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"\$\{([A-Z_]+)", "\n".join(line for line in SHIPPED.splitlines() if line[:1] != "#")))
     assert named == {
-        *("HOST", "PORT", "API_KEYS", "OLLAMA_URL", "DEEPSEEK_URL", "DEEPSEEK_API_KEY"),
+        *("HOST", "PORT", "API_KEYS", "CORS_ORIGINS", "OLLAMA_URL", "DEEPSEEK_URL", "DEEPSEEK_API_KEY"),
         *("RATE_LIMIT_REQUESTS", "RATE_LIMIT_WINDOW", "REDIS_URL", "LEDGER_URL"),
     }
     assert named <= explained

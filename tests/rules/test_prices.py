@@ -280,3 +280,10 @@ def test_prices_of_names_that_callers_think_up_do_not_pile_up() -> None:
 def test_tokens_add_up_field_by_field() -> None:
     assert Tokens(1, 2, 3, 4) + Tokens(10, 20, 30, 40) == Tokens(11, 22, 33, 44)
     assert Tokens(1, 1, 3, 3).total == 4
+
+
+def test_free_is_what_costs_nothing_at_all() -> None:
+    assert tariff_of(price("near/a", "2026-01-01", 0)).usual.free
+    for costs in ({"request": 0.001}, {"hour": 1}, {"cached_input": 1}, {"output": 1}, {"input": 1}):
+        written = {"model": "near/a", "from": "2026-01-01", "input": 0, "output": 0, **costs}
+        assert not tariff_of(Price.model_validate(written)).usual.free

@@ -210,6 +210,20 @@ def test_a_clock_that_was_set_back_opens_no_older_slot() -> None:
     assert window.used(161.0) == 0
 
 
+def test_what_is_recalled_goes_when_it_is_old_whatever_was_used_since() -> None:
+    """A gateway that starts is called before it has read what was used before."""
+    window, straight = Window(60), Window(60)
+    window.add(5, 100.0)
+    for amount, at in ((1, 50.0), (2, 70.5), (4, 70.0), (8, 90.0), (16, 100.5)):
+        window.recall(amount, at)
+    for amount, at in ((1, 50.0), (4, 70.0), (2, 70.5), (8, 90.0), (5, 100.0), (16, 100.5)):
+        straight.add(amount, at)
+    for now in range(100, 170):
+        assert window.used(now) == straight.used(now)
+        assert window.fits_at(7, now) == straight.fits_at(7, now)
+    assert window.total == 0
+
+
 def test_a_clock_may_begin_below_zero() -> None:
     window = Window(60)
     window.add(1, -0.5)

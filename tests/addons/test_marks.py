@@ -1,0 +1,58 @@
+"""Durations and facts of calls, in a string and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from addons.marks import FACTS, LENGTH, bucket_of, durations_in, facts_in, marks_of, seconds_in
+
+buckets = st.integers(0, 8098)
+one_call = st.fixed_dictionaries(
+    {
+        "total": buckets,
+        "first": st.none() | buckets,
+        "status": st.sampled_from([200, 201, 400, 404, 429, 499, 500, 504]),
+        "streamed": st.booleans(),
+        "estimated": st.booleans(),
+        "unpriced": st.booleans(),
+        "failed": st.booleans(),
+    }
+)
+
+
+@given(st.lists(one_call))
+def test_what_is_written_of_many_calls_is_read_from_their_string(calls: list[dict[str, object]]) -> None:
+    marks = "".join(marks_of(**call) for call in calls)  # type: ignore[arg-type]
+    assert len(marks) == LENGTH * len(calls)
+    assert marks.isascii()
+    assert marks.isprintable()
+    assert " " not in marks
+    assert durations_in(marks) == Counter(call["total"] for call in calls)
+    assert durations_in(marks, first=True) == Counter(call["first"] for call in calls if call["first"] is not None)
+    facts: Counter[str] = Counter()
+    for call in calls:
+        facts.update(name for name in ("streamed", "estimated", "unpriced") if call[name])
+        good = call["status"] in (200, 201)
+        facts["failed_over"] += bool(call["failed"]) and good
+        facts["left"] += call["status"] == 499
+        facts["errors"] += not good and call["status"] != 499
+    assert facts_in(marks) == +facts
+
+
+def test_a_duration_beyond_all_buckets_is_in_the_last_one() -> None:
+    assert durations_in(marks_of(10**6, None, status=200)) == {8098: 1}
+
+
+def test_every_fact_has_a_place_of_its_own() -> None:
+    assert sorted(FACTS.values()) == [1 << place for place in range(len(FACTS))]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.0011, 0.5, 1.0, 59.9, 1800.0, 86400.0])
+def test_a_bucket_ends_at_most_five_percent_above_a_duration(seconds: float) -> None:
+    end = seconds_in(bucket_of(seconds))
+    assert max(seconds, 0.001) <= end * (1 + 1e-9)
+    assert end <= max(seconds, 0.001) * 1.05 * (1 + 1e-9)

@@ -1,0 +1,45 @@
+"""Models that limits in USD do not hold for are known before they cost anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from rules.load import load_rules
+from rules.uncounted import uncounted
+
+FILE = """
+providers:
+  ollama: {{dialect: ollama, urls: [http://127.0.0.1:9]}}
+  far: {{dialect: openai, urls: [http://127.0.0.1:9]}}
+  other: {{dialect: openai, urls: [http://127.0.0.1:9]}}
+  box: {{dialect: sandbox}}
+models: {{best: {{targets: [far/a, far/b]}}}}
+rules:
+  - {{name: one, when: {{model: x}}, use: [best, far/b, other/c]}}
+  - {{name: all, use: ["ollama/{{model}}", "far/{{model}}", box/echo]}}
+prices:
+  - {{model: far/a, from: 2026-01-01, input: 1}}
+  - {{model: "other/*", from: 2026-01-01, input: 1}}
+clients: {clients}
+limits: {limits}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "clients"),
+    [
+        ("{overall: 1 USD/day}", "{}"),
+        ("{each_client: [2/minute, 1 USD/day]}", "{}"),
+        ('{models: {"x*": [1 USD/day]}}', "{}"),
+        ("{}", "{a: {key: sk-a, limits: [1 USD/day]}, b: {key: sk-b}}"),
+    ],
+)
+def test_what_costs_money_and_has_no_price_is_told_where_there_is_a_budget(limits: str, clients: str) -> None:
+    rules = load_rules(FILE.format(limits=limits, clients=clients), {}, profiles=())
+    assert uncounted(rules.file) == ("far/b", "far/{model}")
+
+
+@pytest.mark.parametrize("limits", ["{}", "{overall: [1/day, 5 tokens/day, 2 parallel]}"])
+def test_without_a_budget_no_price_is_missed(limits: str) -> None:
+    rules = load_rules(FILE.format(limits=limits, clients="{a: {key: sk-a, limits: [9/day]}}"), {}, profiles=())
+    assert uncounted(rules.file) == ()
