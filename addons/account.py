@@ -60,7 +60,7 @@ class Account(NamedTuple):
     """As the caller named it, shortened."""
     rule: str | None
     target: str | None
-    """Who answered, last; None: nobody."""
+    """Who answered, last, be it that the caller did not wait for the end; None: nobody."""
     status: int
     """Of an answer that broke off after it had begun, that of its fault."""
     error: str | None
@@ -132,7 +132,7 @@ def account_of(
             spent += one.cost
             failed += one.cost if one.failed else 0
         estimated = estimated or one.estimated
-        if one.outcome == "ok":
+        if not one.failed:
             target = one.target
     return Account(
         time=exchange.started + offset,

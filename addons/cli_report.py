@@ -87,7 +87,7 @@ def moment(text: str, now: float, option: str, *, ends: bool = False) -> float:
     """Unix time of what a person writes; raises SettingsError. `ends`: of a date, the end of its day."""
     span = re.fullmatch(r"(\d{1,9})([mhdw])", text.strip())
     if span is not None:
-        return now - int(span[1]) * _UNITS[span[2]]
+        return max(0.0, now - int(span[1]) * _UNITS[span[2]])
     try:
         day = datetime.combine(date.fromisoformat(text.strip()), datetime.min.time(), UTC).timestamp()
     except ValueError:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -127,12 +128,13 @@ class Life:
     async def _end(self) -> None:
         await drain(self.state, self.state.rules.defaults.drain)  # the stock tools end us without a word before
         await hang_up(ctx.master.addons.get("proxyserver"))
-        await self._inventory.stop()
-        await self._sandbox.stop()
-        await self.state.limiter.stop()
-        if self._ledger is not None:
-            await self._ledger.stop()
-        await self._tracer.stop()
+        async with AsyncExitStack() as ending:  # what fails to stop must not keep the ledger from being written
+            ending.push_async_callback(self._tracer.stop)
+            if self._ledger is not None:
+                ending.push_async_callback(self._ledger.stop)
+            ending.push_async_callback(self.state.limiter.stop)
+            ending.push_async_callback(self._sandbox.stop)
+            ending.push_async_callback(self._inventory.stop)
 
 
 class UnderStockTools:

@@ -8,12 +8,14 @@ a surrogate pair) is mended, or a caller who chooses such a name for a model wou
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from addons.account import Account, Tried
 from addons.marks import bucket_of, marks_of
+
+if TYPE_CHECKING:
+    from addons.account import Account, Tried  # a report, which has no other use for mitmproxy, would wait for it
 
 type Row = tuple[int | float | str | bool | None, ...]
 

@@ -152,6 +152,7 @@ class LedgerStore:
             if self._engine is None:
                 self._engine = engine_for(self._url)
                 self._path = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+            _make_private(self._path)
             self._connection = self._engine.connect()
             with self._connection.begin():
                 _prepare(self._connection)
@@ -224,6 +225,13 @@ class LedgerStore:
                     # Around SQLAlchemy, for it works only outside of a transaction.
                     connection.connection.cursor().execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
             return gone >= count
+
+
+def _make_private(path: str | None) -> None:
+    """A new file is for its owner alone: it says who calls, and may hold prompts."""
+    if path and path != ":memory:":
+        with suppress(OSError):  # whether it is there already, or cannot be made: SQLite will say
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _file_of(path: str | None) -> tuple[int, int] | None:

@@ -33,6 +33,8 @@ from wire.openai import ChatRequest, ModelRequest
 
 _LAST = 1.0
 """Seconds that the end waits for a store to be told of the last calls."""
+_GUESSED = frozenset({"tokens", "usd"})
+"""Kinds of limits of which it is known only afterwards how much a call takes."""
 _WORDS = {"open": "calls pass without limits", "closed": "calls are refused"}
 
 
@@ -54,7 +56,7 @@ class Limiter:
         self.estimates = Estimates()
         """What calls to each target have used."""
         self._aside: dict[str, int] = {}
-        """Of budgets: what calls that are under way took. NANOS."""
+        """Of limits on tokens and money: what calls that are under way took."""
         self._telling: set[asyncio.Task[None]] = set()
         self.counts: Counts | None = None
         """Where limits are counted, if that is here."""
@@ -131,8 +133,9 @@ class Limiter:
         exchange.allowance = Allowance(charges, spent.slots, exchange.request_id, headers)
         used_up = False
         for charge, standing in zip(charges, spent.standings, strict=True):
-            if charge.limit.kind == "usd":
+            if charge.limit.kind in _GUESSED:
                 self._aside[charge.key] = self._aside.get(charge.key, 0) + charge.amount
+            if charge.limit.kind == "usd":
                 used_up = used_up or (not charge.amount and standing.used >= charge.limit.amount)
         if used_up:
             self._leave_out_paid(exchange)
@@ -186,7 +189,7 @@ class Limiter:
     def _return(self, allowance: Allowance, used: Sequence[int]) -> None:
         allowance.settled = True
         for charge in allowance.charges:
-            if charge.limit.kind == "usd":
+            if charge.limit.kind in _GUESSED:
                 self._aside[charge.key] -= charge.amount
         if self.counts is not None:
             self.counts.settle(allowance.charges, allowance.taken, used, allowance.lease)

@@ -20,7 +20,7 @@ SOON = 1.0
 
 
 def fault_of(refusal: Refusal, model: str, *, under_way: int = 0) -> Fault:
-    """`model` as the caller named it; `under_way`: of what is used of a budget, what calls took that are not over."""
+    """`model` as the caller named it; `under_way`: of what is used of it, what calls took that are not over."""
     charge, standing = refusal.charge, refusal.standing
     limit, wait = charge.limit, standing.wait
     where = f"for `{model[:200]}` {charge.scope}"
@@ -37,6 +37,13 @@ def fault_of(refusal: Refusal, model: str, *, under_way: int = 0) -> Fault:
             return NeverFits(
                 f"Request too large {where} on {_measure(limit)}: Limit {limit.amount}, Requested {charge.amount}. "
                 "The prompt alone is larger than the limit; it must be shorter."
+            )
+        case "tokens" if standing.used - under_way + charge.amount <= limit.amount:
+            return TokensReached(
+                f"Rate limit reached {where} on {_measure(limit)}: Limit {limit.amount}, Used "
+                f"{standing.used - under_way}, Requested {charge.amount}, and {under_way} are set aside for calls that "
+                "are under way. Please try again when one of them is over.",
+                retry_after=SOON,
             )
         case _:
             kind = LimitReached if limit.kind == "requests" else TokensReached

@@ -22,7 +22,7 @@ from addons.logs import one_line
 from addons.settings import SettingsError
 from addons.tables import calls, metadata
 
-_PRAGMAS = ("query_only=ON", f"mmap_size={1 << 40}", "cache_size=-32768", "temp_store=MEMORY")
+_PRAGMAS = ("query_only=ON", f"mmap_size={1 << 40}", "cache_size=-32768")
 """A map of the file is the fastest way through it; SQLite takes as much of that size as it may."""
 _versions = metadata.tables["ledger_version"]
 

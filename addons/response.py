@@ -93,6 +93,8 @@ def comment(exchange: Exchange) -> str:
     last = exchange.attempts[-1] if exchange.attempts else None
     answered = last.target.name if last is not None and last.fault is None else "nobody"
     after = f", after {', '.join(failed)}" if failed else ""
+    if not exchange.attempts and exchange.fault is not None:
+        after = f": {exchange.fault.message}"
     unseen = f" (form of {exchange.spool.size} bytes: not kept)" if exchange.spool is not None else ""
     if exchange.answer is not None and exchange.answer.done and not exchange.answer.shown:
         unseen += " (answer: not kept)"
@@ -153,7 +155,7 @@ def line(fields: dict[str, object]) -> str:
     words = [f"{fields['status']} {fields['method']} {fields['path']}"]
     if fields["model"] is not None:
         asked = f"{fields['asked']} (failed)" if fields["asked"] else "nobody"
-        words.append(f"{fields['model']}: {fields['rule']} → {fields['target'] or asked}")
+        words.append(f"{fields['model']}: {fields['rule'] or 'no rule'} → {fields['target'] or asked}")
     if fields["prompt_tokens"] is not None:
         words.append(f"{fields['prompt_tokens']}+{fields['completion_tokens']} tokens")
     if fields["first_token"] is not None:

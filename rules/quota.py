@@ -30,13 +30,15 @@ _WRITTEN = re.compile(
     r"(?P<amount>(?:\d{1,3}(?:[_,]\d{3})+|\d{1,19})(?:\.\d{1,9})?)\s*(?P<times>[kM]?)"
     r"\s*(?P<kind>requests?|calls?|tokens?|usd|parallel)?"
     r"(?:\s*(?:/|per\b)\s*(?:(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*)?"
-    r"(?P<unit>seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)?)?",
+    r"(?P<unit>seconds?|secs?|s|months?|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)?)?",
     re.IGNORECASE,
 )
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "month": 30 * 86400.0}
 _LONGEST = 366 * 86400
 _TIMES = {"": 1, "k": 1000, "m": 1_000_000}
 _KINDS: dict[str, Kind] = {"r": "requests", "c": "requests", "t": "tokens", "u": "usd", "p": "parallel"}
+_PLAIN = re.compile(r"[A-Za-z0-9 _.,:/-]{1,20}")
+"""What may be repeated in a fault: it is too short for a key."""
 _HOW = "write 100/minute, 200000 tokens/hour, 5 USD/day or 8 parallel"
 
 
@@ -57,7 +59,8 @@ def parse_limit(text: str) -> Limit:
     """Raises ValueError with words for whoever wrote it."""
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"not a limit; {_HOW}")
+        quoted = f"'{text}' is " if _PLAIN.fullmatch(text) else ""
+        raise ValueError(f"{quoted}not a limit; {_HOW}")
     kind = _KINDS[(match["kind"] or "requests")[0].lower()]
     spans = match["number"] is not None or match["unit"] is not None
     if kind == "parallel" and spans:
@@ -73,10 +76,15 @@ def parse_limit(text: str) -> Limit:
         raise ValueError(f"the amount must be a whole number of {'calls' if kind == 'parallel' else kind}")
     if amount > MAX_AMOUNT:
         raise ValueError(f"the amount must be below {MAX_AMOUNT // (NANOS if kind == 'usd' else 1):,}")
-    seconds = float(match["number"] or 1) * _SECONDS[(match["unit"] or "s")[0].lower()] if spans else 0.0
+    seconds = float(match["number"] or 1) * _SECONDS[_unit(match["unit"])] if spans else 0.0
     if spans and not 1 <= seconds <= _LONGEST:
         raise ValueError("the window must be between a second and a year (366 days)")
     return Limit(kind, int(amount), seconds, " ".join(text.split()))
+
+
+def _unit(written: str | None) -> str:
+    unit = (written or "s").lower()
+    return "month" if unit.startswith("mo") else unit[0]
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:

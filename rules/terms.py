@@ -87,11 +87,12 @@ class Caller(Noun):
     limits: Annotated[Limits | None, _GIVEN] = None
     """Left out: `limits.each_client`. An empty list: none."""
 
-    @model_validator(mode="after")
-    def _has_a_key(self) -> Self:
-        if not {"key", "keys"} & self.model_fields_set:
-            raise ValueError("it has no key; `unigate keys new` makes one")
-        return self
+
+def _with_unit(value: Any) -> Any:
+    """A bare number would be seconds, and whoever writes 90 means days."""
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip().replace(".", "", 1).isdigit()):
+        raise ValueError("write its unit, such as 90d or 36h")
+    return value
 
 
 class Quotas(Noun):
@@ -176,7 +177,7 @@ class Ledger(Noun):
     """The priced model that savings are counted against."""
     content: Size | None = None
     """How much of a prompt and of an answer is kept, each; left out: nothing of either."""
-    keep: Seconds = 90 * 86400.0
+    keep: Annotated[Seconds, BeforeValidator(_with_unit)] = 90 * 86400.0
     """How long rows are kept."""
     size: Size = ByteSize(1024**3)
     """What the rows may take; the oldest ones go first."""

@@ -59,7 +59,7 @@ def test_who_leaves_pays_for_what_was_said_until_then(world: World, model: str, 
     standin: StandIn = world.ollama if target == LOCAL else world.deepseek
     standin.plan(HoldAfter(3 if target == LOCAL else 4))
     account = leave_after(world, chat(model), 3)
-    assert (account.status, account.target, account.finish_reason) == (499, None, None)
+    assert (account.status, account.target, account.finish_reason) == (499, target, None)
     check(account, [guessed(target, "left", 4)])
     assert account.failed_cost == 0
     assert until(lambda: not standin.holding, 2.0)

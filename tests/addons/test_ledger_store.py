@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -135,7 +136,7 @@ def test_numbers_of_rows_grow_and_are_of_one_process_alone() -> None:
 def test_what_is_too_old_goes_with_its_attempts_and_the_oldest_first(url: str) -> None:
     now = time.time()
     made = [account(time=now - age * 86400) for age in (9, 1, 8, 2, 7, 3)]
-    with running(url, keep=5 * 86400.0) as ledger:
+    with running(url, keep="5d") as ledger:
         put_all(ledger, made)
         until(lambda: ledger._check_at > 0, "it was looked for what is too old")
         ledger._check_at = 0.0
@@ -257,3 +258,15 @@ def execute(url: str, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
     engine.dispose()
+
+
+def test_a_new_file_is_for_its_owner_alone_and_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    for name in ("new", "known"):
+        file = tmp_path / name
+        if name == "known":
+            file.touch(0o640)
+            file.chmod(0o640)
+        store = LedgerStore(f"sqlite:///{file}")
+        store.open()
+        store.close()
+        assert stat.S_IMODE(file.stat().st_mode) == (0o600 if name == "new" else 0o640)

@@ -31,6 +31,7 @@ CLIENTS = {
     "poor": "[0.0003 USD/day, 100/day]",
     "broke": "[0.0003 USD/day]",
     "saver": "[0.002 USD/day]",
+    "thrifty": "[120 tokens/hour]",
     "few": "[2 parallel]",
     "leaver": "[2 parallel, 100000 tokens/hour, 100/hour]",
     "many": "[100000 tokens/hour]",
@@ -379,6 +380,20 @@ def test_a_budget_that_calls_under_way_may_use_up_is_worth_asking_again(place: P
     assert reply.http.headers["retry-after"] == "1"
     assert "x-should-retry" not in reply.http.headers
     assert "calls that are under way may use up what is left of the budget" in reply.error["message"]
+
+
+def test_tokens_that_calls_under_way_set_aside_are_not_called_used(place: Place) -> None:
+    place.deepseek.plan(HoldAfter(1))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(place.ask, "thrifty", model="paid", max_tokens=90)
+        place.gateway.until(lambda: place.deepseek.holding == 1, "the call is held")
+        reply = place.ask("thrifty", model="paid", max_tokens=90)
+        place.deepseek.release()
+        assert call.result().status == 200
+    assert (reply.status, reply.error["type"], reply.error["code"]) == (429, "tokens", "rate_limit_exceeded")
+    assert reply.http.headers["retry-after"] == "1"
+    assert "Used 0," in reply.error["message"]
+    assert "are set aside for calls that are under way" in reply.error["message"]
 
 
 # -- calls at once

@@ -414,3 +414,7 @@ def test_figures_of_nothing_have_no_shares() -> None:
         None,
         None,
     )
+
+
+def test_a_period_that_began_before_time_did_is_all_of_it() -> None:
+    assert moment("99999999d", 1_800_000_000.0, "--since") == 0.0

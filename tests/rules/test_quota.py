@@ -257,3 +257,17 @@ def test_what_takes_nothing_always_fits() -> None:
     window.add(15, 0.0)
     assert not fits(charge(1), 15)
     assert standing(charge(0), window, 0.0) == Standing(15, 0.0, 61.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("5 USD/month", 30 * 86400), ("100/week", 7 * 86400), ("1M tokens/2 months", 60 * 86400)]
+)
+def test_a_month_is_thirty_days_that_slide(written: str, seconds: float) -> None:
+    assert parse_limit(written).seconds == seconds
+
+
+def test_what_is_no_limit_is_quoted_where_it_is_too_short_for_a_key() -> None:
+    with pytest.raises(ValueError, match=r"^'5 EUR/day' is not a limit; write 100/minute"):
+        parse_limit("5 EUR/day")
+    with pytest.raises(ValueError, match=r"^not a limit; write"):
+        parse_limit("sk-0123456789abcdef0123456789")
