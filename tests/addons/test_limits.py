@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rules.estimates import Estimates
 from rules.quota import NANOS, Charge, Standing
 from tests.addons.calls import clean_log, pieces
 from tests.gateway import Gateway
@@ -383,6 +384,7 @@ def test_a_budget_that_calls_under_way_may_use_up_is_worth_asking_again(place: P
 
 
 def test_tokens_that_calls_under_way_set_aside_are_not_called_used(place: Place) -> None:
+    place.gateway.state.limiter.estimates = Estimates()  # nothing is learned of its answers yet
     place.deepseek.plan(HoldAfter(1))
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(place.ask, "thrifty", model="paid", max_tokens=90)
