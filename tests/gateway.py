@@ -78,6 +78,7 @@ class Gateway:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.run(self.server.stop(drain=0))
+            self.run(_end_tasks())
         finally:
             self._end_thread()
 
@@ -117,6 +118,15 @@ class Gateway:
         while not holds():
             assert time.monotonic() < end, f"not within {patience} s: {what}\n{self.log.getvalue()}"
             time.sleep(0.01)
+
+
+async def _end_tasks() -> None:
+    """As asyncio.Runner does it. A loop that is closed while transports wait to be told of their end never is."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0.01)
 
 
 class GatewayProcess:
