@@ -21,6 +21,7 @@ from addons.logs import set_up_logging
 from addons.master import ProxyServer
 from addons.state import State
 from rules.load import load_rules
+from tests.journals import JOURNALS
 from wire.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,7 @@ class Gateway:
         self.server: ProxyServer
 
     def __enter__(self) -> Self:
+        self._end_of_log = JOURNALS.open("the gateway", self.log.getvalue)
         set_up_logging(level="DEBUG", form=self._log_form, secrets=self.rules.secrets, out=self.log)
         self._thread.start()
         try:
@@ -83,6 +85,7 @@ class Gateway:
             self._end_thread()
 
     def _end_thread(self) -> None:
+        self._end_of_log()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -90,6 +93,10 @@ class Gateway:
     def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine in the gateway's own loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def stand_still(self, seconds: float) -> None:
+        """Blocks the gateway's loop for so long, soon. Does not wait for it."""
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
 
     @property
     def state(self) -> State:
@@ -145,6 +152,7 @@ class GatewayProcess:
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
+        self._end_of_log = JOURNALS.open("the gateway's process", lambda: self.log)
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(self._command, env=self._environment, stderr=log, stdout=log)
         try:
@@ -163,10 +171,11 @@ class GatewayProcess:
             time.sleep(0.02)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end_of_log()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text()
+        return self.log_file.read_text(errors="replace")  # it may be in the middle of a character

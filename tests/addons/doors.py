@@ -21,6 +21,8 @@ from typing import Any, Self
 
 from loguru import logger
 
+from tests.journals import JOURNALS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -160,6 +162,7 @@ class Child:
         return self._output.read_text(errors="replace")
 
     def __enter__(self) -> Self:
+        self._end_of_log = JOURNALS.open(" ".join(self._command[:3]), lambda: self.output)
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 self._command, cwd=self._folder, env=self._environment, stdout=output, stderr=output
@@ -185,6 +188,7 @@ class Child:
         return self.process.wait(15)
 
     def _end(self) -> None:
+        self._end_of_log()
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
