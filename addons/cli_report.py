@@ -22,8 +22,8 @@ from addons.report import DAY, make_report
 from addons.report_source import open_ledger, said_plainly, shown_url
 from addons.report_view import as_csv, as_json, compare, show
 from addons.settings import SettingsError, read_rules
-from rules.decide import Rules
 from rules.prices import UNPAID
+from rules.snapshot import Rules
 
 PATIENCE = 0.5
 """Seconds of reading after which a bar shows how far it is."""

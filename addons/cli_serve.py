@@ -28,7 +28,7 @@ from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
 from rules.access import ANONYMOUS, UNNAMED, Keys, is_digest
 from rules.callers import idle
-from rules.decide import Rules
+from rules.snapshot import Rules
 from rules.uncounted import uncounted
 from rules.values import near
 from wire.check import parse_body

@@ -15,9 +15,11 @@ from mitmproxy import http
 from addons.node import Node, Ticket
 from addons.spool import Spool
 from rules.access import Client
-from rules.decide import Decision, Rules, Target
+from rules.decide import Decision
 from rules.health import Candidate
 from rules.limits import Allowance
+from rules.snapshot import Rules
+from rules.targets import Target
 from wire.answer import Streamed, Whole
 from wire.errors import Busy, Fault, NotAsAsked, Resting
 from wire.openai import Delta, Json, ModelRequest, Reading, Reply, Usage

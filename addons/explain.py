@@ -24,8 +24,10 @@ from addons.state import State
 from addons.verdict import in_callers_words, last_words
 from rules.access import ANONYMOUS
 from rules.conditions import Seen, model_name
-from rules.decide import Decision, Rules, Target, decide
+from rules.decide import Decision, decide
 from rules.reasons import Trial, trials
+from rules.snapshot import Rules
+from rules.targets import Target
 from wire.errors import BadRequest, Fault, fault_object
 from wire.openai import ChatRequest, Json, ModelRequest
 from wire.responses import EARLIER

@@ -24,8 +24,8 @@ from addons.layer import GatewayLayer, Nudge
 from addons.plan import decide_next
 from addons.state import State
 from addons.verdict import in_callers_words, last_words
-from rules.decide import Target
 from rules.health import Candidate, Failure, after, goes_on
+from rules.targets import Target
 from wire.answer import Streamed
 from wire.errors import BadRequest, ConnectFailed, ContextTooLong, Fault, ModelMissing, NotAsAsked, NotContinued
 from wire.resume import why_not

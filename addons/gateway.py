@@ -41,7 +41,7 @@ from addons.state import State
 from addons.tracing import Tracer
 from addons.viewer import Viewer
 from rules.access import is_loopback
-from rules.decide import Rules
+from rules.snapshot import Rules
 
 
 def gateway_addons(state: State) -> list[object]:

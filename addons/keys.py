@@ -21,10 +21,10 @@ from addons.rules_text import CannotChange, keys_in, with_key, without_keys
 from addons.settings import SettingsError, environment_for, find_rules, read_text
 from rules.access import DIGEST, client_name, digest_of
 from rules.callers import written
-from rules.decide import Rules
 from rules.load import RulesError, load_rules
 from rules.reader import filled_in
 from rules.schema import RulesFile
+from rules.snapshot import Rules
 from rules.terms import Caller
 from rules.terms import client_name as check_name
 from rules.values import near

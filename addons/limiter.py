@@ -22,11 +22,13 @@ from addons.exchange import Exchange
 from addons.refusals import SOON, fault_of
 from addons.stores import open_store
 from rules.access import Client
-from rules.decide import Rules, Target, without
+from rules.decide import without
 from rules.estimates import Estimates
 from rules.limits import Allowance, Estimate, charges_of, limit_headers, refusal, used_of
 from rules.prices import Tokens, cost
 from rules.quota import NANOS, Charge, parse_limits
+from rules.snapshot import Rules
+from rules.targets import Target
 from wire.completions import CompletionRequest
 from wire.errors import LimitsUnknown
 from wire.openai import ChatRequest, ModelRequest

@@ -36,7 +36,7 @@ from addons.gateway import NOWHERE, check_bind, gateway_addons
 from addons.settings import SettingsError
 from addons.state import State
 from addons.status import Status, status_of
-from rules.decide import Rules
+from rules.snapshot import Rules
 
 
 class ProxyServer:

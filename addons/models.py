@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rules.conditions import model_name
-from rules.decide import Target
+from rules.targets import Target
 from wire.dialects import Facets
 from wire.models import ModelFacts
 

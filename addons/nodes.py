@@ -18,7 +18,7 @@ from loguru import logger
 
 from addons.node import Node, Server
 from rules.balance import Load, order
-from rules.decide import Decision, Rules, Target
+from rules.decide import Decision
 from rules.health import (
     CLOSED,
     OF_SERVER,
@@ -32,6 +32,8 @@ from rules.health import (
     weight_of,
 )
 from rules.prices import UNPAID, expected_cost
+from rules.snapshot import Rules
+from rules.targets import Target
 from wire.errors import CallForbidden, Fault, ModelMissing
 from wire.plain_words import logged
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rules.access import Client
-from rules.decide import Rules
 from rules.paths import permits
+from rules.snapshot import Rules
 from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, NotFound, Unauthorized
 
 MOST_NAMED = 8

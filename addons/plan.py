@@ -16,8 +16,8 @@ from addons.node import Node, Ticket, wait_in_queue, watch
 from addons.route import dropped_of, operation_at, with_thoughts
 from addons.state import State, new_tool_call_id
 from addons.verdict import last_words
-from rules.decide import Target
 from rules.health import Ask, Candidate, Wait, next_step
+from rules.targets import Target
 from wire.answer import Streamed
 from wire.blank import NotBlank
 from wire.errors import BadRequest, Busy, Resting

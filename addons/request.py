@@ -26,8 +26,9 @@ from addons.route import HeaderView, facts_of, images_to_fetch, no_route, parts_
 from addons.spool import Spool
 from addons.state import State, new_request_id
 from rules.access import bearer, is_local_origin
-from rules.decide import Decision, Rules, decide
+from rules.decide import Decision, decide
 from rules.paths import permits
+from rules.snapshot import Rules
 from wire.check import parse_body
 from wire.errors import (
     BadRequest,

@@ -16,7 +16,8 @@ from mitmproxy.http import HTTPFlow
 from addons.models import Models
 from addons.thoughts import Thoughts
 from rules.conditions import Facts, Seen
-from rules.decide import NO_STAND_IN, Decision, Target
+from rules.decide import NO_STAND_IN, Decision
+from rules.targets import Target
 from wire.dialects import DIALECTS, Facets, Operation
 from wire.errors import Fault, ModelNotFound, NoRoute, Untranslatable
 from wire.openai import ChatRequest, ModelRequest, Translated

@@ -11,9 +11,9 @@ from pathlib import Path
 import certifi
 from dotenv import dotenv_values
 
-from rules.decide import Rules
 from rules.load import RulesError, load_rules
 from rules.reader import SECRETS, secrets_named
+from rules.snapshot import Rules
 from rules.stores import SQLITE
 from wire.profiles import PROFILES
 

@@ -28,7 +28,8 @@ from addons.response_store import ResponseStore
 from addons.telemetry import Metrics
 from addons.thoughts import Thoughts
 from rules.conditions import Seen
-from rules.decide import Rules, Target
+from rules.snapshot import Rules
+from rules.targets import Target
 from wire.dialects import Facets
 from wire.errors import Fault
 

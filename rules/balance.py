@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rules.decide import Pool, Target
+from rules.targets import Pool, Target
 
 
 @dataclass(frozen=True, slots=True)

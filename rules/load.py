@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from rules.complaints import Path, words_of
 from rules.crosschecks import cross_checks
-from rules.decide import Rules, compile_rules
 from rules.reader import FileFault, Reader, TooMuch, dotted, line_of
 from rules.schema import RulesFile
+from rules.snapshot import Rules, compile_rules
 from rules.tracing import tracing_of
 
 _BRACE = """; a `{` begins a mapping here: write the whole text in quotes, as "ollama/{model}" or "${NAME}\""""

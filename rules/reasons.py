@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rules.conditions import Facts, compile_when
-from rules.decide import Rules
 from rules.schema import Rule
+from rules.snapshot import Rules
 
 _SHOWN = 200
 """Characters of a name that a caller may have thought up."""

@@ -8,8 +8,10 @@ import pytest
 
 from addons.nodes import Nodes
 from rules.conditions import Facts, Seen
-from rules.decide import Rules, Target, decide
+from rules.decide import decide
 from rules.load import load_rules
+from rules.snapshot import Rules
+from rules.targets import Target
 from wire.profiles import PROFILES
 
 FILE = """

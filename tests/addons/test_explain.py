@@ -15,8 +15,8 @@ import pytest
 from addons.cli import main
 from addons.explain import endpoint_of, explain, offline, shown
 from rules.conditions import Seen
-from rules.decide import Rules
 from rules.load import load_rules
+from rules.snapshot import Rules
 from tests.gateway import Gateway
 from tests.standins import DeepSeekStandIn, OllamaStandIn
 from wire.errors import BadRequest, RateLimited

@@ -21,9 +21,10 @@ from addons.ledger import Ledger
 from addons.ledger_store import Past
 from addons.limiter import Limiter, Size, size_of
 from rules.conditions import Facts, Seen
-from rules.decide import Rules, decide
+from rules.decide import decide
 from rules.load import load_rules
 from rules.quota import NANOS, Charge, Standing
+from rules.snapshot import Rules
 from tests.addons.calls import pieces
 from tests.addons.ledgers import account, read, settled, sqlite_url
 from tests.gateway import Gateway

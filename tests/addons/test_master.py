@@ -13,8 +13,8 @@ import pytest
 from addons.gateway import Life
 from addons.master import ProxyServer
 from addons.settings import SettingsError
-from rules.decide import Rules
 from rules.load import load_rules
+from rules.snapshot import Rules
 from tests.addons.doors import NO_TLS, until
 from tests.standins import HoldAfter, OllamaStandIn
 from wire.profiles import PROFILES

@@ -9,9 +9,9 @@ import pytest
 from addons.inventory import Inventory
 from addons.models import ASK_AGAIN, MOST_MODELS, Models, digests
 from addons.state import State
-from rules.decide import Target, target_of
 from rules.load import load_rules
 from rules.schema import Defaults, Provider
+from rules.targets import Target, target_of
 from tests.addons.doors import until
 from tests.addons.test_inventory import Clock, look, rules
 from tests.gateway import Gateway

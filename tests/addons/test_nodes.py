@@ -12,9 +12,11 @@ from loguru import logger
 from addons import nodes as module
 from addons.node import Node, Ticket, wait_in_queue, watch
 from addons.nodes import KEY_REST, Nodes
-from rules.decide import Decision, Pool, Rules, Target, target_of
+from rules.decide import Decision
 from rules.load import load_rules
 from rules.schema import Defaults, Provider
+from rules.snapshot import Rules
+from rules.targets import Pool, Target, target_of
 from wire.errors import (
     BadRequest,
     ConnectFailed,

@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 
 from rules.balance import STRATEGIES, Load, order
-from rules.decide import Pool, Target, target_of
 from rules.schema import Defaults, Model, Provider
+from rules.targets import Pool, Target, target_of
 
 IDLE = Load()
 

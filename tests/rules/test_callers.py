@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from rules.access import Client, Denied, digest_of
 from rules.callers import idle, required
-from rules.decide import Rules
 from rules.load import RulesError, load_rules
 from rules.reader import filled_in
+from rules.snapshot import Rules
 
 FILE = "providers: {s: {dialect: sandbox}}\nrules: [{name: all, use: s/echo}]\n"
 NOON = 1_796_126_400.0

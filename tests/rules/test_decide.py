@@ -12,20 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.conditions import Facts, Seen
-from rules.decide import (
-    LONGEST_REMEMBERED,
-    REMEMBERED,
-    Decision,
-    Pool,
-    Rules,
-    Skipped,
-    Target,
-    compile_rules,
-    decide,
-    without,
-)
+from rules.decide import Decision, Skipped, decide, without
 from rules.load import load_rules
 from rules.schema import RulesFile
+from rules.snapshot import LONGEST_REMEMBERED, REMEMBERED, Rules, compile_rules
+from rules.targets import Pool, Target
 
 SECRET = "sk-hidden-0123456789"
 HERE = {"dialect": "ollama", "urls": ["http://127.0.0.1:11434"]}

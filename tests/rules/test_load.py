@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from rules.access import Client, Denied
 from rules.conditions import Facts, Seen, model_name
-from rules.decide import Rules, decide
+from rules.decide import decide
 from rules.load import RulesError, load_rules
 from rules.reader import FileFault, secrets_named
 from rules.schema import Defaults, RulesFile
+from rules.snapshot import Rules
 from wire.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from rules import reasons
 from rules.conditions import CONDITIONS, Facts, Seen
-from rules.decide import Rules, decide
+from rules.decide import decide
 from rules.load import load_rules
 from rules.reasons import Trial, trials
+from rules.snapshot import Rules
 
 HERE = {"here": Seen(frozenset({"m:latest"}), reached=True), "away": Seen(None, reached=True)}
 PROVIDERS = {
