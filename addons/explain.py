@@ -167,8 +167,8 @@ def explain(
         return replace(explained, fault=refusal)
     rules, caller = state.rules, state.rules.keys.named(client)
     try:
-        check_offered(_PATHS[name].removeprefix("/v1"), rules)
-        check_endpoint(caller, _PATHS[name].removeprefix("/v1"), rules)
+        check_offered(_PATHS[name].removeprefix("/v1"), rules, own=False)
+        check_endpoint(caller, _PATHS[name].removeprefix("/v1"), rules, own=False)
         check_model(caller, request.model, rules)
     except Fault as refusal:
         return replace(explained, request=request, fault=refusal)

@@ -20,7 +20,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 
 from addons.http1 import fault_response
-from addons.request import take_key
+from addons.masks import hide_keys
 from addons.state import State, new_request_id
 from wire.answer import Streamed
 from wire.errors import Fault
@@ -73,15 +73,6 @@ class Guard:
             hide_keys(data)
             if not (exchange is not None and exchange.begun) and not _is_stream(data.response):
                 data.response = fault_response(fault, request_id)
-
-
-def hide_keys(flow: HTTPFlow) -> None:
-    """The hook that failed may be the one that masks the caller's key."""
-    try:
-        take_key(flow)
-    except Exception:
-        flow.request.headers.clear()
-        flow.request.path = flow.request.path.partition("?")[0]
 
 
 def _is_stream(response: http.Response | None) -> bool:

@@ -54,6 +54,8 @@ class Endpoint:
     """Answered without a key."""
     to_the_end: bool = False
     """Answered also while the gateway waits for its last calls to end."""
+    own: bool = False
+    """A page of the gateway's own, which tells of all that goes on: not for a named client, unless its row lists it."""
     path: str = ""
     """As the table below has it."""
 
@@ -162,9 +164,9 @@ _TABLE = {
     "/models": Endpoint(("GET", "HEAD"), _models),
     "/models/{id:path}": Endpoint(("GET", "HEAD"), _model),
     "/health": Endpoint(("GET", "HEAD"), _health, open=True, to_the_end=True),
-    "/metrics": Endpoint(("GET", "HEAD"), _metrics, to_the_end=True),
-    "/gateway/status": Endpoint(("GET", "HEAD"), _status, to_the_end=True),
-    "/gateway/explain": Endpoint(("POST",), _explain),
+    "/metrics": Endpoint(("GET", "HEAD"), _metrics, to_the_end=True, own=True),
+    "/gateway/status": Endpoint(("GET", "HEAD"), _status, to_the_end=True, own=True),
+    "/gateway/explain": Endpoint(("POST",), _explain, own=True),
 }
 """Paths without their /v1. `{id}` is one segment of a path, `{id:path}` all the rest of it."""
 

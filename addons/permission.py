@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rules.access import Client
-from rules.paths import permits
+from rules.paths import OPENAI, permits
 from rules.snapshot import Rules
 from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, NotFound, Unauthorized
 
@@ -38,18 +38,26 @@ def identify(rules: Rules, key: str | None, moment: float) -> Client:
             )
 
 
-def check_endpoint(client: Client, path: str, rules: Rules) -> None:
-    """`path`: as the table of endpoints has it. Raises EndpointForbidden."""
-    if client.endpoints is not None and not permits(client.endpoints, path):
+def check_endpoint(client: Client, path: str, rules: Rules, *, own: bool) -> None:
+    """`path` and `own`: as the table of endpoints has them. Raises EndpointForbidden.
+
+    The gateway's own pages name all clients and what they spend: for a client with a name they must be listed.
+    """
+    if client.endpoints is None:
+        if own and client.name in rules.file.clients:
+            raise EndpointForbidden(
+                f"Client '{client.name}' does not have access to this endpoint, which tells about all clients. To "
+                f"allow it, list it in rules.yaml, under `clients`: {client.name}: {{endpoints: [{OPENAI}, {path}]}}"
+            )
+    elif not permits(client.endpoints, path, own=own):
         listed = rules.file.clients[client.name].endpoints or ()
-        raise EndpointForbidden(
-            f"Client '{client.name}' does not have access to this endpoint. It may call: {_some(listed, '/v1')}."
-        )
+        may = _some([one if one == OPENAI else f"{OPENAI}{one}" for one in listed])
+        raise EndpointForbidden(f"Client '{client.name}' does not have access to this endpoint. It may call: {may}.")
 
 
-def check_offered(path: str, rules: Rules) -> None:
-    """`path`: as the table of endpoints has it. Raises NotFound where `proxy.endpoints` does not list it."""
-    if rules.endpoints is not None and not permits(rules.endpoints, path):
+def check_offered(path: str, rules: Rules, *, own: bool) -> None:
+    """`path` and `own`: as the table of endpoints has them. Raises NotFound where `proxy.endpoints` lacks it."""
+    if rules.endpoints is not None and not permits(rules.endpoints, path, own=own):
         raise NotFound(f"/v1{path} is not among the endpoints that this gateway answers (proxy.endpoints).")
 
 
@@ -63,6 +71,6 @@ def check_model(client: Client, model: str, rules: Rules) -> None:
         )
 
 
-def _some(listed: Sequence[str], prefix: str = "") -> str:
+def _some(listed: Sequence[str]) -> str:
     more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
-    return ", ".join(f"{prefix}{one}" for one in listed[:MOST_NAMED]) + more
+    return ", ".join(listed[:MOST_NAMED]) + more

@@ -1,14 +1,12 @@
 """A call's way in: who is calling, is the call sound, which targets does it go to.
 
-The caller's key is taken out of the flow before anything else looks at it; mitmweb, saved flows and logs only ever see
-`Bearer ***`.
+The caller's key is taken out of the flow before anything else looks at it (masks.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from urllib.parse import parse_qsl, urlencode
 
 from loguru import logger
 from mitmproxy.http import HTTPFlow
@@ -20,12 +18,13 @@ from addons.fetch import host_of
 from addons.http1 import fault_response
 from addons.local import Endpoint, endpoint_at
 from addons.logs import one_line
+from addons.masks import take_key
 from addons.permission import check_endpoint, check_model, identify
 from addons.plan import decide_next
 from addons.route import HeaderView, facts_of, images_to_fetch, no_route, parts_of
 from addons.spool import Spool
 from addons.state import State, new_request_id
-from rules.access import bearer, is_local_origin
+from rules.access import is_local_origin
 from rules.decide import Decision, decide
 from rules.paths import permits
 from rules.snapshot import Rules
@@ -42,12 +41,6 @@ from wire.errors import (
 )
 from wire.multipart import is_form
 from wire.openai import ChatRequest, ModelRequest
-
-SECRET_HEADERS = frozenset(
-    # Browsers put the key into a subprotocol's name, for they cannot set headers on a websocket.
-    {b"authorization", b"proxy-authorization", b"api-key", b"x-api-key", b"cookie", b"sec-websocket-protocol"}
-)
-SECRET_PARAMETERS = frozenset({"api_key", "api-key", "key"})
 
 
 class Request:
@@ -107,7 +100,7 @@ class Request:
             path = readable(flow.request.path.partition("?")[0])
             raise NotFound(f"Invalid URL ({readable(flow.request.method)[:20]} {path[:200]})")
         if exchange.client is not None:
-            check_endpoint(exchange.client, endpoint.path, exchange.rules)
+            check_endpoint(exchange.client, endpoint.path, exchange.rules, own=endpoint.own)
         if flow.request.method not in endpoint.methods:
             method = readable(flow.request.method)[:20]
             raise MethodNotAllowed(f"Not allowed to {method} here; use {' or '.join(endpoint.methods)}.")
@@ -226,32 +219,6 @@ def refuse(flow: HTTPFlow, exchange: Exchange, fault: Fault) -> None:
     flow.response = fault_response(fault, exchange.request_id, extra)
 
 
-def take_key(flow: HTTPFlow) -> str | None:
-    """The caller's key; the flow keeps only a mask of it. A key in the URL is taken out of the URL."""
-    request = flow.request
-    key: str | None = None
-    fields = request.headers.fields
-    masked: list[tuple[bytes, bytes]] | None = None
-    for place, (name, value) in enumerate(fields):
-        lower = name.lower()
-        if lower in SECRET_HEADERS:
-            if lower == b"authorization":
-                key = key or bearer(value.decode("utf-8", "replace"))
-            masked = masked or [*fields]
-            masked[place] = (name, b"Bearer ***" if lower == b"authorization" else b"***")
-    if masked is not None:
-        request.headers.fields = tuple(masked)
-    path, mark, query = request.path.partition("?")
-    if mark and ("key" in query.lower() or "%" in query):  # a name may be percent-encoded
-        given = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
-        kept = [(name, text) for name, text in given if name.lower() not in SECRET_PARAMETERS]
-        if len(kept) < len(given):
-            found = [text for name, text in given if name.lower() in SECRET_PARAMETERS]
-            key = key or readable(found[0])
-            request.path = f"{path}?{urlencode(kept, errors='surrogateescape')}" if kept else path
-    return key
-
-
 def show_host(flow: HTTPFlow) -> None:
     """Lets the flow show the host that the caller asked for, instead of the address that reverse mode made up."""
     try:
@@ -272,7 +239,7 @@ def may_call(page: str, rules: Rules) -> bool:
 
 def is_offered(endpoint: Endpoint, rules: Rules) -> bool:
     """Whether the rules let an endpoint be answered at all."""
-    return endpoint.open or rules.endpoints is None or permits(rules.endpoints, endpoint.path)
+    return endpoint.open or rules.endpoints is None or permits(rules.endpoints, endpoint.path, own=endpoint.own)
 
 
 def find_endpoint(flow: HTTPFlow) -> Endpoint | None:

@@ -39,7 +39,7 @@ class Client:
     models: Callable[[str], bool] | None = None
     """Which names of models it may use; None: all."""
     endpoints: frozenset[str] | None = None
-    """Which paths it may call, without their /v1; None: all."""
+    """Which paths it may call, as rules/paths.py reads them; None: nothing is said of it."""
     limits: tuple[Limit, ...] | None = None
     """Of its own; None: those of each client."""
 

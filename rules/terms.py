@@ -78,7 +78,7 @@ class Caller(Noun):
     models: Annotated[Patterns | None, _GIVEN] = None
     """Which models it may name, by pattern; left out: all."""
     endpoints: Annotated[Paths | None, _GIVEN] = None
-    """Which paths it may call, as in `proxy.endpoints`; left out: all."""
+    """Which paths it may call, as in `proxy.endpoints`; left out: all that OpenAI has too."""
     tags: Annotated[dict[str, str], Field(max_length=16)] = {}
     """Kept in the ledger with each of its calls."""
     expires: Annotated[Day | None, _GIVEN] = None

@@ -48,7 +48,7 @@ WORDS = (PROMPT, ANSWER)
 
 RULES = """
 clients:
-  notebook: {{key: "${{NOTEBOOK_KEY}}", limits: [1000/minute]}}
+  notebook: {{key: "${{NOTEBOOK_KEY}}", limits: [1000/minute], endpoints: [/v1, /metrics, /gateway]}}
   phone: {{key: "sha256:{digest}", limits: ["0.000001 USD/day"]}}
 limits: {{store: "{store}", if_away: open}}
 providers:

@@ -17,6 +17,7 @@ from tests.standins import OllamaStandIn
 from wire.profiles import PROFILES
 
 ALL, SOME, FEW, OFF, OLD, LOOSE = (f"{name}-key-0123456789" for name in ("all", "some", "few", "off", "old", "loose"))
+WATCH, BOTH = "watch-key-0123456789", "both-key-0123456789"
 LAST_DAY = 1_795_737_600.0
 """2026-11-27 00:00 UTC: the clients' keys that expire on the 26th have just done so."""
 RULES = f"""
@@ -28,6 +29,8 @@ clients:
   off: {{key: {OFF}, disabled: true}}
   old: {{key: {OLD}, expires: 2026-11-26}}
   nobody: {{key: "${{NOBODY_KEY:-}}"}}
+  watch: {{key: {WATCH}, endpoints: [/metrics, /gateway]}}
+  both: {{key: {BOTH}, models: [chat], endpoints: [/v1, /gateway/explain]}}
 providers:
   ollama: {{dialect: ollama, urls: ["${{OLLAMA_URL}}"]}}
 models:
@@ -163,7 +166,8 @@ def test_the_same_holds_for_a_model_in_a_form(gateway: Gateway) -> None:
 
 def test_a_bad_call_is_a_bad_call_before_it_is_a_forbidden_one(gateway: Gateway) -> None:
     with gateway.client(SOME) as client:
-        error(client.post(CHAT, json={"model": "other"}), 400, "missing_required_parameter")
+        said = error(client.post(CHAT, json={"model": "other"}), 400, "missing_required_parameter")
+    assert said == "You must provide 'messages' (an array)."
 
 
 @pytest.mark.parametrize(("key", "listed"), [
@@ -206,6 +210,45 @@ def test_an_endpoint_that_a_client_may_not_call_is_refused(method: str, path: st
     )
 
 
+OWN = [("GET", "/metrics"), ("GET", "/v1/metrics"), ("GET", "/gateway/status"), ("POST", "/gateway/explain")]
+
+
+@pytest.mark.parametrize(("method", "path"), OWN)
+def test_the_gateways_own_pages_are_not_for_a_named_client_of_which_nothing_is_said(
+    method: str, path: str, gateway: Gateway
+) -> None:
+    with gateway.client(SOME) as client:
+        said = error(client.request(method, path), 403, "endpoint_not_allowed", "request_forbidden")
+    listed = path.removeprefix("/v1")
+    assert said == (
+        "Client 'some' does not have access to this endpoint, which tells about all clients. To allow it, list it in "
+        f"rules.yaml, under `clients`: some: {{endpoints: [/v1, {listed}]}}"
+    )
+
+
+@pytest.mark.parametrize(("method", "path"), OWN)
+@pytest.mark.parametrize(("key", "may"), [
+    (LOOSE, {"/metrics", "/gateway/status", "/gateway/explain"}),
+    (WATCH, {"/metrics", "/gateway/status", "/gateway/explain"}),
+    (BOTH, {"/gateway/explain"}),
+])  # fmt: skip
+def test_they_are_for_keys_without_a_name_and_for_clients_that_have_them_listed(
+    key: str, may: set[str], method: str, path: str, gateway: Gateway
+) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
+    with gateway.client(key) as client:
+        answer = client.request(method, path, json=body if method == "POST" else None)
+    assert answer.status_code == (200 if path.removeprefix("/v1") in may else 403), answer.text
+
+
+def test_v1_among_the_endpoints_of_a_client_is_all_that_openai_has_too(gateway: Gateway) -> None:
+    assert ask(gateway, BOTH, "chat").status_code == 200
+    assert get(gateway, BOTH, "/models").status_code == 200
+    assert error(ask(gateway, WATCH, "chat"), 403, "endpoint_not_allowed", "request_forbidden") == (
+        "Client 'watch' does not have access to this endpoint. It may call: /v1/metrics, /v1/gateway."
+    )
+
+
 def test_what_is_open_to_all_and_what_there_is_not_stays_so(gateway: Gateway) -> None:
     assert get(gateway, FEW, "/health").status_code == 200
     assert get(gateway, FEW, "/models").status_code == get(gateway, FEW, "/v1/models/chat").status_code == 200
@@ -230,8 +273,8 @@ def explained(gateway: Gateway, key: str, model: str) -> dict[str, Any]:
 
 
 def test_an_explanation_says_that_the_model_would_be_forbidden(gateway: Gateway) -> None:
-    allowed, forbidden = explained(gateway, SOME, "chat"), explained(gateway, SOME, "other")
-    assert (allowed["client"], allowed["refused"], allowed["rule"]) == ("some", None, "models.chat")
+    allowed, forbidden = explained(gateway, BOTH, "chat"), explained(gateway, BOTH, "other")
+    assert (allowed["client"], allowed["refused"], allowed["rule"]) == ("both", None, "models.chat")
     assert (forbidden["rule"], forbidden["targets"]) == (None, [])
     assert (forbidden["refused"]["status"], forbidden["refused"]["code"]) == (403, "model_not_found")
 

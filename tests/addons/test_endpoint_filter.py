@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from addons.cli import app
 from addons.explain import explain, offline
 from addons.local import ENDPOINTS
+from addons.request import is_offered
 from addons.settings import SettingsError, read_rules
 from tests.gateway import Gateway, quick_rules
 from tests.standins import OllamaStandIn
@@ -116,7 +117,11 @@ def test_every_endpoint_can_be_listed(tmp_path: Path, path: str) -> None:
         ("[/models, /embedings]", "proxy.endpoints[1]", "there is no such endpoint (did you mean '/embeddings'?)"),
         ("[/v1/models/gpt-4o]", "proxy.endpoints[0]", "there is no such endpoint (did you mean '/v1/models'?)"),
         ("[models]", "proxy.endpoints[0]", "a path begins with a slash, such as /v1/chat/completions"),
-        ("[/v1]", "proxy.endpoints[0]", "this would be every path; leave `endpoints` out for all of them"),
+        (
+            "[/]",
+            "proxy.endpoints[0]",
+            "this would be every path; write /v1 for all that OpenAI has too, or leave `endpoints` out",
+        ),
         ("[]", "proxy.endpoints", "needs at least one entry"),
     ],
 )
@@ -126,6 +131,16 @@ def test_a_path_that_nothing_has_is_a_fault_of_the_file(tmp_path: Path, listed: 
     with pytest.raises(SettingsError) as caught:
         read_rules(file, {}, endpoints=ENDPOINTS)
     assert str(caught.value) == f"{file} has 1 fault:\n  line 4: {where}: {message}"
+
+
+def test_v1_alone_is_all_but_the_gateways_own_pages(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES.format(more="proxy: {endpoints: [/v1, /gateway/status]}"))
+    rules, _ = read_rules(file, {}, endpoints=ENDPOINTS)
+    assert {path for path, endpoint in ENDPOINTS.items() if not is_offered(endpoint, rules)} == {
+        "/metrics",
+        "/gateway/explain",
+    }
 
 
 def test_a_clients_paths_are_looked_at_as_well(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ CLIENTS = {
     "few": "[2 parallel]",
     "leaver": "[2 parallel, 100000 tokens/hour, 100/hour]",
     "many": "[100000 tokens/hour]",
-    "free": "[]",
+    "free": "[], endpoints: [/v1, /gateway/status]",
     "plain": "",
-    "looker": "[1 USD/day, 9000 tokens/day, 7/day, 2 parallel]",
+    "looker": "[1 USD/day, 9000 tokens/day, 7/day, 2 parallel], endpoints: [/v1, /gateway/status]",
     "both": "[100/hour, 60 tokens/minute, 5 parallel]",
 }
 

@@ -362,7 +362,7 @@ def ollama() -> Iterator[OllamaStandIn]:
 def gateway(ollama: OllamaStandIn, tmp_path: Path) -> Iterator[Gateway]:
     more = f"""
 clients:
-  notebook: {{key: sk-notebook-key-1, limits: [3 parallel]}}
+  notebook: {{key: sk-notebook-key-1, limits: [3 parallel], endpoints: [/v1, /metrics]}}
   busy: {{key: sk-busy-key-2, limits: [1/minute]}}
 prices:
   - {{model: deepseek/deepseek-flash, from: 2020-01-01, input: 1, output: 2}}

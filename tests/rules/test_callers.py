@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rules.access import Client, Denied, digest_of
 from rules.callers import idle, required
 from rules.load import RulesError, load_rules
@@ -151,7 +152,7 @@ def test_a_plain_name_is_a_clients_name(name: str) -> None:
 
 
 def test_a_path_that_no_endpoint_has_is_a_fault_at_a_client_too() -> None:
-    text = f"{FILE}clients: {{n: {{key: a, endpoints: [/v1/chat, /v1/chats, /v1, 5]}}}}"
+    text = f"{FILE}clients: {{n: {{key: a, endpoints: [/v1/chat, /v1/chats, /, 5]}}}}"
     with pytest.raises(RulesError) as caught:
         load_rules(text, {}, profiles=(), endpoints=("/chat/completions", "/models"))
     found = {fault.where: fault.message for fault in caught.value.faults}

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rules.paths import path, permits, unknown
+from rules.paths import OPENAI, path, permits, unknown
 
 KNOWN = (
     "/chat/completions",
@@ -27,6 +27,7 @@ KNOWN = (
         (" /v1/models/ ", "/models"),
         ("/v1beta/models", "/v1beta/models"),
         ("/v1/v1/models", "/v1/models"),
+        (" /v1/ ", OPENAI),
     ],
 )
 def test_a_path_is_the_same_with_and_without_its_v1(written: str, meant: str) -> None:
@@ -41,9 +42,9 @@ def test_a_path_is_the_same_with_and_without_its_v1(written: str, meant: str) ->
         ("", "a path begins with a slash, such as /v1/chat/completions"),
         ("*", "a path begins with a slash, such as /v1/chat/completions"),
         ("/v1/audio/*", "a path means all that is below it too; write it without *"),
-        ("/", "this would be every path; leave `endpoints` out for all of them"),
-        ("/v1", "this would be every path; leave `endpoints` out for all of them"),
-        ("/v1/", "this would be every path; leave `endpoints` out for all of them"),
+        ("/", "this would be every path; write /v1 for all that OpenAI has too, or leave `endpoints` out"),
+        ("//", "this would be every path; write /v1 for all that OpenAI has too, or leave `endpoints` out"),
+        ("/v1/v1", "this would be every path; write /v1 for all that OpenAI has too, or leave `endpoints` out"),
     ],
 )
 def test_what_is_no_path_is_refused_in_words_that_fit(written: str, complaint: str) -> None:
@@ -52,7 +53,7 @@ def test_what_is_no_path_is_refused_in_words_that_fit(written: str, complaint: s
 
 
 @pytest.mark.parametrize(
-    "written", ["/v1/models", "/models", "/v1/responses/{id}", "/v1/audio", "/health", "/v1/health"]
+    "written", ["/v1/models", "/models", "/v1/responses/{id}", "/v1/audio", "/health", "/v1/health", "/v1"]
 )
 def test_a_path_of_an_endpoint_or_above_one_is_known(written: str) -> None:
     assert unknown(written, KNOWN) is None
@@ -72,9 +73,10 @@ def test_an_unknown_path_is_told_with_those_that_there_are(written: str, complai
     assert unknown(written, KNOWN) == complaint
 
 
-def test_a_listed_path_permits_itself_and_all_below_it_and_nothing_else() -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_a_listed_path_permits_itself_and_all_below_it_and_nothing_else(own: bool) -> None:
     listed = frozenset({"/models", "/audio"})
-    assert [one for one in (*KNOWN, "/models2", "/audio/speech/x") if permits(listed, one)] == [
+    assert [one for one in (*KNOWN, "/models2", "/audio/speech/x") if permits(listed, one, own=own)] == [
         "/models",
         "/models/{id:path}",
         "/audio/speech",
@@ -83,4 +85,10 @@ def test_a_listed_path_permits_itself_and_all_below_it_and_nothing_else() -> Non
 
 
 def test_an_empty_list_permits_nothing() -> None:
-    assert not any(permits(frozenset(), one) for one in KNOWN)
+    assert not any(permits(frozenset(), one, own=own) for one in KNOWN for own in (False, True))
+
+
+def test_v1_alone_permits_all_but_the_gateways_own_pages() -> None:
+    assert all(permits(frozenset({OPENAI}), one, own=False) for one in KNOWN)
+    assert not any(permits(frozenset({OPENAI, "/gateway"}), one, own=True) for one in KNOWN)
+    assert permits(frozenset({OPENAI, "/gateway"}), "/gateway/status", own=True)
