@@ -21,11 +21,10 @@ type Path = tuple[str | int, ...]
 _PLAIN = re.compile(r"[A-Za-z0-9 _.,:;+%-]{0,20}")
 
 
-def words_of(item: Mapping[str, Any], path: Path, value: Any, origin: Iterable[str]) -> str:
+def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
     """One of ValidationError.errors() as a sentence.
 
-    `path` leads to the place from the top of the file, `value` is what the file says there, and `origin` names the
-    environment variables that it came from.
+    `path` leads to the place from the top of the file, and `value` is what the file says there.
     """
     match item["type"]:
         case "extra_forbidden":
@@ -43,7 +42,7 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any, origin: Iterable[s
         case "value_error":
             return str(item["ctx"]["error"])
         case _:
-            return _wrong_type(path, value, origin)
+            return _wrong_type(path, value)
 
 
 def _unknown_key(path: Path) -> str:
@@ -66,15 +65,14 @@ def _homes(noun: Any, key: str) -> Iterable[str]:
         yield from (f"{name}.{deeper}" for deeper in _homes(inner, key))
 
 
-def _wrong_type(path: Path, value: Any, origin: Iterable[str]) -> str:
+def _wrong_type(path: Path, value: Any) -> str:
     kind, marks = _type_at(path)
     wanted = _wanted(kind, marks)
     if value is None:
         return f"is empty; write {wanted}, or leave the key out"
-    names = ", ".join(dict.fromkeys(origin))
     said = _quoted(value) if kind is not SecretStr else "this value"
     end = "; write it in quotes" if kind in (str, SecretStr) and not isinstance(value, list | dict) else ""
-    return f"{said}{f' (from {names})' if names else ''} is not {wanted}{end}"
+    return f"{said} is not {wanted}{end}"
 
 
 def _quoted(value: Any) -> str:

@@ -7,7 +7,7 @@ All of it looks at raw values, not at the schema's: it must work beside other fa
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -18,7 +18,7 @@ from rules.access import digest_of
 from rules.complaints import Path
 from rules.paths import unknown
 from rules.prices import is_for
-from rules.reader import FileFault, Reader, dotted, fault_at, line_of
+from rules.reader import FileFault, Reader
 from rules.schema import Provider
 from rules.values import day, near, split_keys
 
@@ -35,7 +35,7 @@ def cross_checks(
         *_of_clients(value, reader),
         *_dangling(value, reader),
         *_of_providers(value, reader, list(profiles)),
-        *_meaning(value, reader.lines),
+        *_meaning(value, reader),
         *_of_strategies(value, reader),
         *_of_prices(value, reader),
         *_of_endpoints(value, reader, endpoints),
@@ -51,19 +51,19 @@ def _of_clients(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
         other = spelled.setdefault(name.lower(), name)
         if other != name:
             message = f"client '{other}' has the same name but for its case; logs and reports would mix them up"
-            yield fault_at(("clients", name), message, reader)
+            yield reader.fault(("clients", name), message)
     owners: dict[bytes, str] = {}
     for path, owner, digest in _digests(auth, clients):
         first = owners.setdefault(digest, owner)
         if first != owner:
-            yield fault_at(path, f"this is a key of {first} already; a key says who calls", reader)
+            yield reader.fault(path, f"this is a key of {first} already; a key says who calls")
     enabled = _truth(auth.get("enabled"))
     if enabled is False and clients:
         message = "there are clients, and nobody would be asked for a key; leave `enabled` out, or take them away"
-        yield fault_at(("proxy", "auth", "enabled"), message, reader)
+        yield reader.fault(("proxy", "auth", "enabled"), message)
     if enabled and not owners and reader.read_all("proxy") and reader.read_all("clients"):
         message = "auth is enabled and there is no key; set API_KEYS, list `tokens`, or name `clients`"
-        yield fault_at(("proxy", "auth"), message, reader)
+        yield reader.fault(("proxy", "auth"), message)
 
 
 def _digests(auth: dict[str, Any], clients: dict[str, Any]) -> Iterator[tuple[Path, str, bytes]]:
@@ -95,20 +95,16 @@ def _truth(value: Any) -> bool | None:
         return None
 
 
-def _dangling(value: dict[str, Any], reader: Reader) -> list[FileFault]:
+def _dangling(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
     """Targets whose provider or virtual model does not exist."""
-    providers = value.get("providers")
-    models = value.get("models")
-    known = providers if isinstance(providers, dict) else {}
-    virtual = models if isinstance(models, dict) else {}
-    faults: list[FileFault] = []
+    known, virtual = _mapping(value.get("providers")), _mapping(value.get("models"))
     for path, entry, may_be_model in _entries(value, virtual):
         name, slash, model = entry.partition("/")
         if slash and name in known and model:
             if path[0] != "prices" and _PLACEHOLDER.search(model.replace("{model}", "")):
                 said = "it" if path in reader.filled else f"'{entry}'"
                 message = f"{said} has another placeholder than {{model}}; the only placeholder is {{model}}"
-                faults.append(FileFault(line_of(path, reader.lines), dotted(path), message))
+                yield reader.fault(path, message)
             continue
         if not slash and may_be_model and entry in virtual:
             continue
@@ -123,8 +119,7 @@ def _dangling(value: dict[str, Any], reader: Reader) -> list[FileFault]:
             message = f"'{entry}' is a provider; write {entry}/MODEL or {entry}/{{model}}"
         else:
             message = f"there is no model '{entry}' under models{near(entry, virtual)}; a target is provider/model"
-        faults.append(FileFault(line_of(path, reader.lines), dotted(path), message))
-    return faults
+        yield reader.fault(path, message)
 
 
 def _entries(value: dict[str, Any], virtual: dict[str, Any]) -> Iterable[tuple[Path, str, bool]]:
@@ -159,35 +154,27 @@ def _of_providers(value: dict[str, Any], reader: Reader, profiles: Iterable[str]
     """Providers that lack something, or say what nobody would read."""
     named = [profile for profile in profiles if profile != Provider.model_fields["profile"].default]
 
-    def fault(path: Path, message: str) -> FileFault:
-        return FileFault(line_of(path, reader.lines), dotted(path), message)
-
     for name, provider in _mapping(value.get("providers")).items():
         path: Path = ("providers", name)
         facts = _mapping(provider)
         dialect, profile = facts.get("dialect"), facts.get("profile")
         if "/" in name:
-            yield fault(path, "a provider's name has no slash")
+            yield reader.fault(path, "a provider's name has no slash")
         if isinstance(profile, str) and profile not in profiles:
             known = f"known: {', '.join(named)}; leave it out for any other server"
-            yield fault((*path, "profile"), f"there is no such profile{near(profile, named)}; {known}")
+            yield reader.fault((*path, "profile"), f"there is no such profile{near(profile, named)}; {known}")
         elif "profile" in facts and dialect in ("ollama", "sandbox"):
-            yield fault((*path, "profile"), "only a provider of dialect openai has a profile; leave it out")
+            yield reader.fault((*path, "profile"), "only a provider of dialect openai has a profile; leave it out")
         if dialect in ("ollama", "openai") and not facts.get("urls"):
-            yield fault((*path, "urls"), "it needs an address, such as urls: [http://127.0.0.1:11434]")
+            yield reader.fault((*path, "urls"), "it needs an address, such as urls: [http://127.0.0.1:11434]")
         for key in facts.keys() & _OF_OLLAMA if dialect in ("openai", "sandbox") else ():
-            yield fault((*path, key), "only a provider of dialect ollama has it; leave it out")
+            yield reader.fault((*path, key), "only a provider of dialect ollama has it; leave it out")
         for key in facts.keys() & {"urls", "key"} if dialect == "sandbox" else ():
-            yield fault((*path, key), "the sandbox is built in: it has no address and no key; leave it out")
+            yield reader.fault((*path, key), "the sandbox is built in: it has no address and no key; leave it out")
 
 
-def _meaning(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFault]:
+def _meaning(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
     """What is well-formed and still cannot be meant."""
-    faults: list[FileFault] = []
-
-    def say(path: Path, message: str) -> None:
-        faults.append(FileFault(line_of(path, lines), dotted(path), message))
-
     providers = _mapping(value.get("providers"))
     written = value.get("rules")
     rules = written if isinstance(written, list) else []
@@ -197,33 +184,31 @@ def _meaning(value: dict[str, Any], lines: Mapping[Path, int]) -> list[FileFault
             continue
         name = str(rule.get("name"))
         if name in first and "name" in rule:
-            say(("rules", number, "name"), f"rule {first[name] + 1} has the same name")
+            yield reader.fault(("rules", number, "name"), f"rule {first[name] + 1} has the same name")
         first.setdefault(name, number)
         when = _mapping(rule.get("when"))
         for key in (key for key, asked in when.items() if asked is None):
-            say(("rules", number, "when", key), "it asks nothing; write what it should be, or leave it out")
+            yield reader.fault(
+                ("rules", number, "when", key), "it asks nothing; write what it should be, or leave it out"
+            )
         target = when.get("available")
         provider = providers.get(target.partition("/")[0]) if isinstance(target, str) else None
         if _mapping(provider).get("dialect") in ("openai", "sandbox"):
-            say(
+            yield reader.fault(
                 ("rules", number, "when", "available"),
                 "only a server that speaks Ollama tells which models it has",
             )
         if not rule.get("when") and number < len(rules) - 1:
-            say(
+            yield reader.fault(
                 ("rules", number),
                 "it matches every call, so the rules after it never apply; move it to the end",
             )
     if not written and not value.get("models"):
-        say((), "there are neither `rules` nor `models`: no call could be answered")
-    return faults
+        yield reader.fault((), "there are neither `rules` nor `models`: no call could be answered")
 
 
 def _of_strategies(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
     """Virtual models whose strategy lacks what it goes by."""
-
-    def fault(path: Path, message: str) -> FileFault:
-        return FileFault(line_of(path, reader.lines), dotted(path), message)
 
     providers = _mapping(value.get("providers"))
     priced = [price["model"] for _, price in _prices(value) if isinstance(price.get("model"), str)]
@@ -233,19 +218,21 @@ def _of_strategies(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]
         strategy, weights = model.get("strategy"), model.get("weights")
         targets = list(_names_in(model.get("targets"), (*path, "targets"), may_be_model=False))
         if weights is None and strategy == "weighted":
-            yield fault((*path, "strategy"), "weighted needs `weights`, one number for each target")
+            yield reader.fault((*path, "strategy"), "weighted needs `weights`, one number for each target")
         elif weights is not None and strategy != "weighted":
-            yield fault((*path, "weights"), "only the strategy weighted goes by weights; write it, or leave them out")
+            yield reader.fault(
+                (*path, "weights"), "only the strategy weighted goes by weights; write it, or leave them out"
+            )
         elif isinstance(weights, list) and weights and targets and len(weights) != len(targets):
             message = f"needs one number for each target, {len(targets)} and not {len(weights)}"
-            yield fault((*path, "weights"), message)
+            yield reader.fault((*path, "weights"), message)
         if strategy == "cheapest" and reader.read_all("prices"):
             for place, entry, _ in targets:
                 provider, _, pattern = entry.partition("/")
                 costs = _mapping(providers.get(provider)).get("dialect") == "openai"
                 if costs and pattern and not any(is_for(price, entry) for price in priced):
                     which = "it" if place in reader.filled else f"'{entry}'"
-                    yield fault(place, f"the strategy cheapest needs a price for {which}; write it under prices")
+                    yield reader.fault(place, f"the strategy cheapest needs a price for {which}; write it under prices")
 
 
 def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
@@ -256,7 +243,7 @@ def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
         if "{model}" in model:
             place = (*path, "model")
             message = "a price is for the name that is asked for in the end; write provider/* for all of them"
-            yield FileFault(line_of(place, reader.lines), dotted(place), message)
+            yield reader.fault(place, message)
         try:
             key = model, day(price.get("from"))
         except ValueError:
@@ -264,14 +251,14 @@ def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
         number = first.setdefault(key, int(path[-1]))
         if number != path[-1] and reader.read_all("prices"):
             message = f"price {number + 1} is for the same model and from the same day"
-            yield FileFault(line_of(path, reader.lines), dotted(path), message)
+            yield reader.fault(path, message)
     place = ("ledger", "compare_to")
     compared = _compared(value)
     models = [price.get("model") for _, price in _prices(value)]
     if compared and reader.read_all("prices") and not any(isinstance(m, str) and is_for(m, compared) for m in models):
         which = "the model" if place in reader.filled else f"'{compared}'"
         message = f"{which} has no price; write one under prices, as {{model: ..., from: 2026-11-15, input: 0.15}}"
-        yield FileFault(line_of(place, reader.lines), dotted(place), message)
+        yield reader.fault(place, message)
 
 
 def _of_endpoints(value: dict[str, Any], reader: Reader, known: Collection[str]) -> Iterator[FileFault]:
@@ -286,7 +273,7 @@ def _of_endpoints(value: dict[str, Any], reader: Reader, known: Collection[str])
             except ValueError:
                 continue  # the schema says so
             if wrong is not None:
-                yield FileFault(line_of(path, reader.lines), dotted(path), wrong)
+                yield reader.fault(path, wrong)
 
 
 def _compared(value: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ repeated where it is plainly a host: one with short names in it, and nothing tha
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE)
@@ -40,6 +40,26 @@ def url(value: str) -> str:
     if parts.username or parts.password:
         raise ValueError("a URL holds no user name and no password; put the secret into `key`")
     return value
+
+
+def listener(value: str) -> str:
+    """The name or address of this machine that callers reach us at; empty: all of them. Raises ValueError."""
+    text = value.strip()
+    if text in ("", "localhost") or is_name(text):
+        return text
+    try:
+        ip_address(text.strip("[]"))
+    except ValueError:
+        raise ValueError(_why_no_listener(text)) from None
+    return text
+
+
+def _why_no_listener(text: str) -> str:
+    if "/" in text:
+        return "only a name or an address is written here, without http:// and without a path"
+    if is_name(text.rpartition(":")[0]):
+        return "the port has a key of its own; write it as `port`"
+    return "write a name or an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of its addresses"
 
 
 def is_name(text: str) -> bool:

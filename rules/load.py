@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rules.complaints import Path, words_of
 from rules.crosschecks import cross_checks
-from rules.reader import FileFault, Reader, TooMuch, dotted, line_of
+from rules.reader import FileFault, Reader, TooMuch
 from rules.schema import RulesFile
 from rules.snapshot import Rules, compile_rules
 from rules.tracing import tracing_of
@@ -65,7 +65,7 @@ def load_rules(
     try:
         file = RulesFile.model_validate(value)
     except ValidationError as error:
-        found += [_schema_fault(item, value, reader) for item in error.errors(include_input=False, include_url=False)]
+        found += [_schema_fault(item, value, reader) for item in error.errors(include_url=False)]
         raise RulesError(name, reader.and_other(found)) from None
     faults = reader.and_other(found)
     if faults:
@@ -89,8 +89,22 @@ def _schema_fault(item: Any, value: dict[str, Any], reader: Reader) -> FileFault
     written: Any = value
     place: Path = ()
     for step in path:
+        if isinstance(step, int) and isinstance(written, list):
+            step = _written_at(step, written, item["input"])
         if not isinstance(written, dict if isinstance(step, str) else list) or (*place, step) not in reader.lines:
             break  # one entry where a list would do as well, or what is missing
         written, place = cast(Any, written)[step], (*place, step)
-    message = words_of(item, path, written, reader.filled.get(place, ()))
-    return FileFault(line_of(path, reader.lines), dotted(path), message)
+    path = (*place, *path[len(place) :])
+    return reader.fault(path, words_of(item, path, written))
+
+
+def _written_at(number: int, entries: list[Any], said: Any) -> int:
+    """Where the entry of a list stands in the file that pydantic counts as `number`: it counts the keys of one entry
+    with commas apart, and no entry that is empty."""
+    if not isinstance(said, str):
+        return number
+    return next((at for at, entry in enumerate(entries) if said == entry or said in _keys_in(entry)), number)
+
+
+def _keys_in(entry: Any) -> list[str]:
+    return entry.split(",") if isinstance(entry, str) else []

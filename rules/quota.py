@@ -59,8 +59,7 @@ def parse_limit(text: str) -> Limit:
     """Raises ValueError with words for whoever wrote it."""
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
-        quoted = f"'{text}' is " if _PLAIN.fullmatch(text) else ""
-        raise ValueError(f"{quoted}not a limit; {_HOW}")
+        raise ValueError(f"{_why_none(text)}; {_HOW}")
     kind = _KINDS[(match["kind"] or "requests")[0].lower()]
     spans = match["number"] is not None or match["unit"] is not None
     if kind == "parallel" and spans:
@@ -80,6 +79,19 @@ def parse_limit(text: str) -> Limit:
     if spans and not 1 <= seconds <= _LONGEST:
         raise ValueError("the window must be between a second and a year (366 days)")
     return Limit(kind, int(amount), seconds, " ".join(text.split()))
+
+
+def _why_none(text: str) -> str:
+    """What is wrong with a text that is no limit."""
+    if not _PLAIN.fullmatch(text):
+        return "not a limit"
+    amount, slash, window = map(str.strip, text.partition("/"))
+    why = ""
+    if slash and not _WRITTEN.fullmatch(amount):
+        why = f": '{amount}' is no amount"
+    elif slash and not _WRITTEN.fullmatch(f"1/{window}"):
+        why = f": '{window}' is no window, such as minute, 2h or 60 (seconds)"
+    return f"'{text}' is not a limit{why}"
 
 
 def _unit(written: str | None) -> str:

@@ -35,10 +35,13 @@ class FileFault:
     where: str
     """The path of keys, as `rules[1].when.model`."""
     message: str
+    variables: tuple[str, ...] = ()
+    """Where the value came from, if the file does not say it itself."""
 
     def __str__(self) -> str:
         place = f"line {self.line}" if self.line else "the file"
-        return f"{place}: {self.where}: {self.message}" if self.where else f"{place}: {self.message}"
+        where = f"{place}: {self.where}" if self.where else place
+        return f"{where}{f' (from {" and ".join(self.variables)})' if self.variables else ''}: {self.message}"
 
 
 def filled_in(text: str, environment: Mapping[str, str]) -> str:
@@ -106,6 +109,14 @@ class Reader:
         finally:
             self._open.discard(id(node))
 
+    def fault(self, path: Path, message: str) -> FileFault:
+        """One at a place, with the line of the nearest one that the file has: a path may end in what is not there."""
+        written = path
+        while written and written not in self.lines:
+            written = written[:-1]
+        variables = tuple(dict.fromkeys(self.filled.get(path, ())))
+        return FileFault(self.lines[written] if written else 0, dotted(path), message, variables)
+
     def and_other(self, faults: Iterable[FileFault]) -> list[FileFault]:
         """The faults of reading, and those others that do not only follow from them."""
         places = tuple(end for hole in self._holes for end in (f"{hole}.", f"{hole}["))
@@ -120,12 +131,12 @@ class Reader:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                self._fault(line, path, "a key must be a plain word")
+                self._say(line, path, "a key must be a plain word")
                 continue
             key = key_node.value
             spot = (*path, key)
             if key in value:
-                self._fault(line, spot, f"the key stands here a second time; the first is on line {self.lines[spot]}")
+                self._say(line, spot, f"the key stands here a second time; the first is on line {self.lines[spot]}")
                 continue
             self.lines[spot] = line
             value[key] = self.build(value_node, spot)
@@ -176,21 +187,10 @@ class Reader:
 
     def _hole(self, line: int, path: Path, message: str) -> None:
         self._holes.append(dotted(path))
-        self._fault(line, path, message)
+        self._say(line, path, message)
 
-    def _fault(self, line: int, path: Path, message: str) -> None:
+    def _say(self, line: int, path: Path, message: str) -> None:
         self.faults.append(FileFault(line, dotted(path), message))
-
-
-def fault_at(path: Path, message: str, reader: Reader) -> FileFault:
-    return FileFault(line_of(path, reader.lines), dotted(path), message)
-
-
-def line_of(path: Path, lines: Mapping[Path, int]) -> int:
-    """The line of the nearest place that the file has: pydantic's path may end in something that is not there."""
-    while path and path not in lines:
-        path = path[:-1]
-    return lines[path] if path else 0
 
 
 def dotted(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 
 from rules.health import DEFAULT_ON
-from rules.hosts import open_host
+from rules.hosts import listener, open_host
 from rules.paths import Paths
 from rules.terms import Caller, ClientName, Cors, Ledger, Price, Quotas, Secrets
 from rules.values import (
@@ -48,7 +48,7 @@ class Auth(Noun):
 
 
 class Proxy(Noun):
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(listener)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     endpoints: Paths | None = None
     """The paths that are answered, as `/v1/models`; left out: all. `/health` is answered in any case."""

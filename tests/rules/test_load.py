@@ -22,7 +22,7 @@ from rules.access import Client, Denied
 from rules.conditions import Facts, Seen, model_name
 from rules.decide import decide
 from rules.load import RulesError, load_rules
-from rules.reader import FileFault, secrets_named
+from rules.reader import FileFault
 from rules.schema import Defaults, RulesFile
 from rules.snapshot import Rules
 from wire.profiles import PROFILES
@@ -188,6 +188,8 @@ def test_the_error_counts_one_fault_as_one() -> None:
         (FileFault(3, "", "is odd"), "line 3: is odd"),
         (FileFault(0, "a", "is missing"), "the file: a: is missing"),
         (FileFault(0, "", "is empty"), "the file: is empty"),
+        (FileFault(3, "a", "is odd", ("B",)), "line 3: a (from B): is odd"),
+        (FileFault(3, "a", "is odd", ("B", "C")), "line 3: a (from B and C): is odd"),
     ],
 )
 def test_a_fault_says_its_place_as_far_as_it_has_one(fault: FileFault, said: str) -> None:
@@ -408,7 +410,7 @@ def test_a_target_from_the_environment_that_has_no_price_is_not_repeated() -> No
     text = PROVIDERS + "models:\n  chat: {targets: ['there/${NAME}'], strategy: cheapest}\n"
     (fault,) = refusal(text, {"NAME": "hidden"}).faults
     assert str(fault) == (
-        "line 3: models.chat.targets[0]: the strategy cheapest needs a price for it; write it under prices"
+        "line 3: models.chat.targets[0] (from NAME): the strategy cheapest needs a price for it; write it under prices"
     )
 
 
@@ -689,63 +691,6 @@ def test_a_secret_between_the_braces_of_a_variable_is_not_repeated() -> None:
     assert CANARY not in told(error)
 
 
-# --- the environment
-
-
-def test_a_variable_becomes_its_value() -> None:
-    assert load(SMALLEST + 'proxy: {host: "a-${NAME}-${NAME}"}', {"NAME": "b"}).file.proxy.host == "a-b-b"
-
-
-def test_a_variable_that_is_set_to_nothing_is_set() -> None:
-    assert load(SMALLEST + 'proxy: {host: "${NAME}"}', {"NAME": ""}).file.proxy.host == ""
-
-
-@pytest.mark.parametrize("environment", [{}, {"NAME": ""}])
-def test_a_default_takes_the_place_of_an_unset_and_of_an_empty_variable(environment: dict[str, str]) -> None:
-    assert load(SMALLEST + 'proxy: {host: "${NAME:-::1}"}', environment).file.proxy.host == "::1"
-
-
-def test_a_default_may_be_empty() -> None:
-    assert load(SMALLEST + 'proxy: {host: "${NAME:-}"}').file.proxy.host == ""
-
-
-def test_a_value_from_the_environment_is_not_opened_again() -> None:
-    environment = {"NAME": "${OTHER}", "OTHER": "x"}
-    assert load(SMALLEST + 'proxy: {host: "${NAME}"}', environment).file.proxy.host == "${OTHER}"
-
-
-def test_a_value_from_the_environment_is_never_read_as_yaml() -> None:
-    environment = {"NAME": "a\nport: 1"}
-    proxy = load(SMALLEST + "proxy:\n  host: ${NAME}\n", environment).file.proxy
-    assert (proxy.host, proxy.port) == ("a\nport: 1", 8080)
-
-
-@pytest.mark.parametrize(("environment", "found"), [
-    ({"secrets:proxy-token": "file", "proxy-token": "own", "PROXY_TOKEN": "upper"}, "file"),
-    ({"proxy-token": "own", "PROXY_TOKEN": "upper"}, "own"),
-    ({"PROXY_TOKEN": "upper"}, "upper"),
-    ({"secrets:proxy-token": "", "proxy-token": "", "PROXY_TOKEN": "upper"}, "upper"),
-    ({"secrets:proxy-token": ""}, ""),
-    ({"secrets:proxy-token": "${OTHER}", "OTHER": "x"}, "${OTHER}"),
-])  # fmt: skip
-def test_a_secret_is_a_file_before_it_is_a_variable(environment: dict[str, str], found: str) -> None:
-    assert load(SMALLEST + 'proxy: {host: "${secrets:proxy-token}"}', environment).file.proxy.host == found
-
-
-@pytest.mark.parametrize("environment", [{}, {"secrets:a-b": ""}, {"A_B": ""}])
-def test_a_secret_may_have_a_default(environment: dict[str, str]) -> None:
-    assert load(SMALLEST + 'proxy: {host: "${secrets:a-b:-c:d}"}', environment).file.proxy.host == "c:d"
-
-
-def test_a_variable_may_be_called_secrets() -> None:
-    assert load(SMALLEST + 'proxy: {host: "${secrets}${secrets:-x}"}', {"secrets": "s"}).file.proxy.host == "ss"
-
-
-def test_only_the_secrets_that_a_text_names_well_are_looked_for() -> None:
-    text = "${secrets:a} ${secrets:b-c.d:-x} ${secrets:../e} ${secrets:} ${secrets:f g} ${secrets} ${g} ${secrets:h"
-    assert secrets_named(text) == {"a", "b-c.d", "h"}
-
-
 # --- a proxy section as ModelMesh documents it
 
 MODELMESH = """\
@@ -794,15 +739,6 @@ def test_a_key_of_that_section_that_is_mistyped_is_refused(key: str) -> None:
     assert [fault.where.rpartition(".")[2] for fault in error.faults if "unknown key" in fault.message][:1] == [
         f"{key}s_"
     ]
-
-
-def test_keys_are_not_filled_in() -> None:
-    error = refusal(SMALLEST + '"${NAME}": 1\n', {"NAME": "proxy"})
-    assert [fault.where for fault in error.faults] == ["${NAME}"]
-
-
-def test_a_dollar_alone_is_a_dollar() -> None:
-    assert load(SMALLEST + "proxy: {host: $HOST}", {"HOST": "x"}).file.proxy.host == "$HOST"
 
 
 def test_a_byte_order_mark_does_not_matter() -> None:

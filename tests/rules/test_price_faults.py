@@ -69,7 +69,7 @@ _PRICE = "{model: openai/gpt-5, from: 2026-11-15, input: 1}"
         (
             'ledger: {compare_to: "${COMPARED}"}',
             [
-                "line 4: ledger.compare_to: the model has no price; write one under prices, as "
+                "line 4: ledger.compare_to (from COMPARED): the model has no price; write one under prices, as "
                 "{model: ..., from: 2026-11-15, input: 0.15}"
             ],
         ),

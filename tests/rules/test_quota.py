@@ -60,9 +60,9 @@ def test_a_limit_is_an_amount_in_a_window(text: str, kind: Kind, amount: int, se
     ("text", "complaint"),
     [
         ("", "not a limit; write 100/minute"),
-        ("many/minute", "not a limit"),
+        ("many/minute", "'many/minute' is not a limit: 'many' is no amount; write"),
         ("-1/minute", "not a limit"),
-        ("100/fortnight", "not a limit"),
+        ("100/fortnight", "not a limit: 'fortnight' is no window, such as minute, 2h or 60 (seconds); write"),
         ("100/minute/client", "not a limit"),
         ("100 permanent", "not a limit"),
         ("1,5 USD/day", "not a limit"),
@@ -267,7 +267,7 @@ def test_a_month_is_thirty_days_that_slide(written: str, seconds: float) -> None
 
 
 def test_what_is_no_limit_is_quoted_where_it_is_too_short_for_a_key() -> None:
-    with pytest.raises(ValueError, match=r"^'5 EUR/day' is not a limit; write 100/minute"):
+    with pytest.raises(ValueError, match=r"^'5 EUR/day' is not a limit: '5 EUR' is no amount; write 100/minute"):
         parse_limit("5 EUR/day")
     with pytest.raises(ValueError, match=r"^not a limit; write"):
         parse_limit("sk-0123456789abcdef0123456789")
