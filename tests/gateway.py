@@ -27,10 +27,24 @@ from wire.profiles import PROFILES
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def patient(**but: str) -> str:
+    """`timeouts` for tests in which nothing is to be waited for, `but` for the limits that a test is about.
+
+    On a busy machine everything stands still for a second now and then; a test must not fail of that.
+    """
+    waits = {"connect": "20s", "first_token": "20s", "idle": "20s", "total": "40s", "keep_alive": "20s"}
+    return ", ".join(f"{name}: {limit}" for name, limit in {**waits, **but}.items())
+
+
 def quick_rules(
-    *, ollama: str | None = None, deepseek: str | None = None, key: str = "sk-ds-test", more: str = ""
+    *,
+    ollama: str | None = None,
+    deepseek: str | None = None,
+    key: str = "sk-ds-test",
+    timeouts: str | None = None,
+    more: str = "",
 ) -> str:
-    """A rules file with short time limits: every call goes to Ollama first, then to DeepSeek, as far as they exist."""
+    """A rules file: every call goes to Ollama first, then to DeepSeek, as far as they exist. Timeouts: patient()."""
     providers, use = [], []
     if ollama is not None:
         providers.append(f"  ollama: {{dialect: ollama, urls: [{ollama}]}}")
@@ -44,7 +58,7 @@ def quick_rules(
             *providers,
             f"rules: [{{name: test, use: [{', '.join(use)}]}}]",
             "defaults:",
-            "  timeouts: {connect: 1s, first_token: 600ms, idle: 600ms, total: 5s, keep_alive: 300ms}",
+            f"  timeouts: {{{timeouts or patient()}}}",
             "  refresh: 200ms",
             more,
         ]
