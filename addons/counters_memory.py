@@ -9,7 +9,7 @@ is ever thrown out before that to make room, as a cache would do it: a budget mu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from limits.aio.storage import MemoryStorage
 
@@ -92,9 +92,11 @@ class Counts:
         """Counts what was used at a moment, be there room for it or not."""
         self._window(charge).add(amount, at)
 
-    def recall(self, charge: Charge, amount: int, at: float) -> None:
-        """Counts what was used at a moment of the past."""
-        self._window(charge).recall(amount, at)
+    def recall(self, charge: Charge, slots: Mapping[int, int]) -> None:
+        """Counts what was used in the past: slot -> amount."""
+        window = self._window(charge)
+        for slot, amount in slots.items():
+            window.recall(amount, slot)
 
     def _taken(self, charge: Charge) -> int:
         return len(self._places.get(charge.key, ()))

@@ -33,6 +33,7 @@ from addons.inventory import Inventory
 from addons.ledger import Ledger
 from addons.local import ENDPOINTS
 from addons.logs import set_up_logging
+from addons.past import Past
 from addons.request import Request
 from addons.response import Response
 from addons.sandbox import Sandbox
@@ -119,8 +120,7 @@ class Life:
             self.state.watchers.append(self._tracer.tell)
         await limiter.start()
         if self._ledger is not None:
-            if limiter.remembers:
-                limiter.restore(await self._ledger.history(self.state.wall() - limiter.remembers))
+            await limiter.restore(Past(self.state.rules, self._ledger.terms.url, self.state.wall))
             self._ledger.start()
         await self._inventory.start()
         self.state.ready_at = self.state.clock()

@@ -20,7 +20,7 @@ from loguru import logger
 
 from addons.account import Account
 from addons.ledger_rows import Ids, Written, written
-from addons.ledger_store import LedgerStore, Past, Refused, StoreAway, past
+from addons.ledger_store import LedgerStore, Refused, StoreAway
 from rules.terms import Ledger as LedgerTerms
 
 BOUND = 20_000
@@ -40,10 +40,6 @@ CHECK = 60.0
 """Seconds between two looks at what is too old or too much."""
 LAST = 3.0
 """Seconds that the end waits for what is still to be written."""
-HISTORY = 10.0
-"""Seconds that reading history() may take."""
-MOST_HISTORY = 200_000
-"""Calls that history() gives: the latest ones."""
 
 
 class Ledger:
@@ -127,17 +123,6 @@ class Ledger:
         self._gives_up = True
         if self.backlog:
             logger.warning("the ledger lost the last {} call(s): {}", self.backlog, self._why or "they came too late")
-
-    async def history(self, since: float) -> list[Past]:
-        """Calls since a moment (Unix time), oldest first; none where they cannot be read in time."""
-        try:
-            found = await asyncio.to_thread(past, self.terms.url, since, MOST_HISTORY, HISTORY)
-        except StoreAway as error:
-            logger.warning("the ledger's history cannot be read: {}", error)
-            return []
-        if len(found) == MOST_HISTORY:
-            logger.warning("limits remember the last {} calls of the ledger, and none before them", MOST_HISTORY)
-        return found
 
     # -- in the thread
 

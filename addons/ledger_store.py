@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Column, Connection, Engine, Integer, Table, create_engine, event, func, inspect, select, text
 from sqlalchemy.dialects import sqlite
@@ -44,20 +44,6 @@ _OF_A_ROW = 100
 """Bytes that PostgreSQL adds to a row, with its entries in the indexes; more or less."""
 _FREED = 0.98
 """How full the ledger is after it was too full: not for every new row is an old one looked for."""
-
-
-class Past(NamedTuple):
-    """What a limit needs to know of a call that is over."""
-
-    time: float
-    """When it began, Unix time."""
-    client: str
-    model: str
-    """As its caller named it."""
-    tokens: int
-    """Read and said."""
-    cost: int
-    """NANOS."""
 
 
 class StoreAway(Exception):
@@ -174,7 +160,7 @@ class LedgerStore:
             self.close()
             if isinstance(error, StoreAway):
                 raise
-            raise (Refused if _is_about_rows(error) else StoreAway)(_words(error, self._path)) from None
+            raise (Refused if _is_about_rows(error) else StoreAway)(words(error, self._path)) from None
 
     # -- writing
 
@@ -255,7 +241,7 @@ def _is_about_rows(error: Exception) -> bool:
     return said_by_driver or isinstance(cause, UnicodeError | OverflowError)
 
 
-def _words(error: Exception, path: str | None) -> str:
+def words(error: Exception, path: str | None) -> str:
     """What went wrong, in one line."""
     cause = _cause(error)
     said = " ".join(str(cause).partition("\n")[0].split()) or type(cause).__name__
@@ -362,35 +348,6 @@ def _share(connection: Connection, used: int, size: int) -> int:
 
 
 _OVER: dict[str, Callable[[Connection, int], int]] = {"sqlite": _over_sqlite, "postgresql": _over_postgresql}
-
-
-def past(url: str, since: float, most: int, seconds: float) -> list[Past]:
-    """The latest calls since a moment (Unix time), oldest first; none where there is no ledger. Raises StoreAway."""
-    engine = engine_for(url, reads=True)
-    path = engine.url.database if engine.dialect.name == "sqlite" else None
-    if path is not None and not os.path.exists(path):
-        return []  # to connect would make it
-    try:
-        with engine.connect() as connection:
-            if path is not None:
-                until = time.monotonic() + seconds
-                driver: Any = connection.connection.dbapi_connection
-                driver.set_progress_handler(lambda: time.monotonic() > until, 10_000)
-            else:
-                connection.execute(text(f"SET statement_timeout = {int(seconds * 1000)}"))
-            if not inspect(connection).has_table(calls.name):
-                return []
-            tokens = calls.c.prompt_tokens + calls.c.completion_tokens
-            asked = select(calls.c.time, calls.c.client, calls.c.model, tokens, calls.c.cost)
-            # What was refused has taken nothing of any limit; what failed at a target has.
-            counted = (calls.c.status < 400) | (calls.c.attempts > 0)
-            asked = asked.where(calls.c.time >= since, counted).order_by(calls.c.time.desc()).limit(most)
-            rows = connection.execute(asked)
-            found = [Past(*row) for row in rows]
-    except Exception as error:
-        raise StoreAway(_words(error, path)) from None
-    found.reverse()
-    return found
 
 
 _INSERT: dict[str, Callable[[Connection, Table, Sequence[Row]], None]] = {

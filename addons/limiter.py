@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from loguru import logger
@@ -19,6 +19,7 @@ from addons.counters import Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import Counts, MemoryStore
 from addons.exchange import Exchange
+from addons.past import Past
 from addons.refusals import SOON, fault_of
 from addons.stores import open_store
 from rules.access import Client
@@ -26,7 +27,7 @@ from rules.decide import without
 from rules.estimates import Estimates
 from rules.limits import Allowance, Estimate, charges_of, limit_headers, refusal, used_of
 from rules.prices import Tokens, cost
-from rules.quota import NANOS, Charge, parse_limits
+from rules.quota import NANOS, Charge
 from rules.snapshot import Rules
 from rules.targets import Target
 from wire.completions import CompletionRequest
@@ -37,6 +38,8 @@ _LAST = 1.0
 """Seconds that the end waits for a store to be told of the last calls."""
 _GUESSED = frozenset({"tokens", "usd"})
 """Kinds of limits of which it is known only afterwards how much a call takes."""
+_AT_A_STRETCH = 100
+"""Limits that are restored before the calls have their turn."""
 _WORDS = {"open": "calls pass without limits", "closed": "calls are refused"}
 
 
@@ -237,32 +240,15 @@ class Limiter:
 
     # -- after a restart
 
-    @property
-    def remembers(self) -> float:
-        """Seconds of the past that limits are about: what restore() wants to know. 0: nothing of it."""
-        if self.counts is None:
-            return 0.0
-        limits = self._rules.limits
-        own = [limit for row in self._rules.file.clients.values() for limit in parse_limits(row.limits or ())]
-        of_models = [limit for _, _, texts in limits.models for limit in texts]
-        return max((limit.seconds for limit in (*limits.overall, *limits.each_client, *own, *of_models)), default=0.0)
-
-    def restore(self, calls: Iterable[tuple[float, str, str, int, int]]) -> None:
-        """Counts calls of the past: (Unix time, client, model as it was asked for, tokens, NANOS)."""
+    async def restore(self, past: Past) -> None:
+        """Counts calls of the past, beside those that come already."""
         counts = self.counts
-        assert counts is not None
-        now, offset = self._clock(), self._wall() - self._clock()
-        known: dict[tuple[str, str], tuple[Charge, ...]] = {}
-        for moment, client, model, tokens, usd in calls:
-            charges = known.get((client, model))
-            if charges is None:
-                applying = self._rules.limits.of(self._rules.keys.named(client), model)
-                charges = known[client, model] = charges_of(applying, lambda: Estimate(0, 0, 0))
-            at = min(moment - offset, now)
-            for charge in charges:
-                used = used_of(charge, tokens, usd)
-                if used and at > now - charge.limit.seconds:
-                    counts.recall(charge, used, at)
+        if counts is None:
+            return
+        for number, (charge, slots) in enumerate(await past.amounts(self._wall() - self._clock())):
+            counts.recall(charge, slots)
+            if number % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
 
 
 class Size(NamedTuple):

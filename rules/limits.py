@@ -46,16 +46,17 @@ class Limits:
     """(client's name, model) -> what of() gave. A cache, and for one thread."""
 
     def of(self, client: Client, model: str) -> tuple[Charge, ...]:
-        """All limits that a call falls under, as charges of one each."""
+        """All limits that a call falls under, as charges of one each. For the calls' own thread."""
         key = (client.name, model if self.models else "")
         found: tuple[Charge, ...] | None = self.remembered.get(key)
         if found is None:
-            found = tuple(self._of(client, model))
+            found = tuple(self.all_of(client, model))
             if len(key[1]) <= LONGEST_REMEMBERED:
                 self.remembered[key] = found
         return found
 
-    def _of(self, client: Client, model: str) -> Iterator[Charge]:
+    def all_of(self, client: Client, model: str) -> Iterator[Charge]:
+        """The same, and nothing is remembered."""
         for limit in self.overall:
             yield Charge(f"all/{limit.written}", limit, 1, "for all clients together", True)
         for limit in self.each_client if client.limits is None else client.limits:

@@ -159,9 +159,8 @@ class Window:
         self.total += amount
         return slot
 
-    def recall(self, amount: int, at: float) -> None:
-        """Counts what was used at a moment of the past in the slot of then, also where something was used since."""
-        slot = math.floor(at / self._slot)
+    def recall(self, amount: int, slot: int) -> None:
+        """Counts what was used in the past in the slot of then, also where something was used since."""
         slots = self._slots
         place = len(slots)
         while place and slots[place - 1][0] > slot:

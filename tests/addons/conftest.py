@@ -1,8 +1,13 @@
-"""Files whose tests need a server that this machine may not have."""
+"""Servers that this machine may not have: databases for ledgers, and the files that are left out without one."""
 
 from __future__ import annotations
 
-from tests.postgres import BIN
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.addons.ledgers import sqlite_url
+from tests.postgres import BIN, Postgres
 from tests.servers import REDIS_SERVER
 
 collect_ignore = [
@@ -10,3 +15,13 @@ collect_ignore = [
     *([] if BIN else ["test_ledger_postgres.py"]),
 ]
 """scripts/test has said so."""
+
+
+@pytest.fixture(scope="module", params=["sqlite", *(["postgresql"] if BIN else [])])
+def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes the address of an empty database, of each kind there is."""
+    if request.param == "sqlite":
+        yield lambda: sqlite_url(tmp_path_factory.mktemp("ledger"))
+    else:
+        with Postgres() as server:
+            yield server.new_database

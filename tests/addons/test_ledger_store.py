@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,21 +16,10 @@ from sqlalchemy import text
 from addons.account import Account
 from addons.ledger import BATCH, Ledger
 from addons.ledger_rows import Ids, written
-from addons.ledger_store import LedgerStore, Past, Refused, StoreAway, engine_for, past
-from rules.prices import Tokens
+from addons.ledger_store import LedgerStore, Refused, StoreAway, engine_for
 from tests.addons.ledgers import TRIED, account, how_many, read, running, sqlite_url, until
-from tests.postgres import BIN, Postgres
 
 type NewUrl = Callable[[], str]
-
-
-@pytest.fixture(scope="module", params=["sqlite", *(["postgresql"] if BIN else [])])
-def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewUrl]:
-    if request.param == "sqlite":
-        yield lambda: sqlite_url(tmp_path_factory.mktemp("ledger"))
-    else:
-        with Postgres() as server:
-            yield server.new_database
 
 
 @pytest.fixture
@@ -194,40 +182,6 @@ def test_a_sqlite_file_shrinks_when_rows_go(tmp_path: Path) -> None:
             store.expire(time.time())
         assert connection.execute("PRAGMA page_count").fetchone()[0] < pages / 2
     store.close()
-
-
-# -- what was
-
-
-def test_the_history_gives_the_latest_calls_oldest_first(url: str) -> None:
-    now = time.time()
-    made = [
-        account(time=now - age, client=f"c{age}", model="m", tokens=Tokens(prompt=age, completion=1), cost=age * 10)
-        for age in (50, 40, 30, 20, 10)
-    ]
-    with running(url) as ledger:
-        put_all(ledger, made)
-        assert asyncio.run(ledger.history(now - 45)) == [
-            Past(now - age, f"c{age}", "m", age + 1, age * 10) for age in (40, 30, 20, 10)
-        ]
-    assert [one.client for one in past(url, 0, 2, 10)] == ["c20", "c10"]
-
-
-def test_the_history_has_what_failed_at_a_target_and_nothing_of_what_was_refused_before(url: str) -> None:
-    now, nothing = time.time(), Tokens()
-    failed = TRIED._replace(outcome="status_500", tokens=nothing)
-    made = [
-        account(time=now - 30, client="failed", status=502, tokens=nothing, tried=(failed,)),
-        account(time=now - 20, client="refused", status=429, tokens=nothing, tried=()),
-        account(time=now - 10, client="left", status=499),
-    ]
-    with running(url) as ledger:
-        put_all(ledger, made)
-    assert [one.client for one in past(url, 0, 10, 10)] == ["failed", "left"]
-
-
-def test_there_is_no_history_before_there_is_a_ledger(url: str) -> None:
-    assert past(url, 0, 10, 10) == []
 
 
 # -- versions

@@ -1,135 +1,30 @@
-"""Admission and settlement, without a network: estimates that learn, stores elsewhere, and a memory that is restored."""
+"""Admission and settlement, without a network: estimates that learn, and stores elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from loguru import logger
 
-from addons import gateway as life
-from addons.account import Account, account_of
 from addons.counters import Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import Counts
 from addons.exchange import Attempt, Exchange
-from addons.ledger import Ledger
-from addons.ledger_store import Past
-from addons.limiter import Limiter, Size, size_of
-from rules.conditions import Facts, Seen
-from rules.decide import decide
-from rules.load import load_rules
+from addons.limiter import Size, size_of
 from rules.quota import NANOS, Charge, Standing
-from rules.snapshot import Rules
 from tests.addons.calls import pieces
-from tests.addons.ledgers import account, read, settled, sqlite_url
+from tests.addons.desk import Desk
 from tests.gateway import Gateway
 from tests.standins import OllamaStandIn
 from wire.completions import check_completion
 from wire.embeddings import check_embeddings
-from wire.errors import Fault, LimitReached, LimitsUnknown, QuotaUsedUp, TokensReached
-from wire.openai import ChatRequest, usage_object
+from wire.errors import LimitReached, LimitsUnknown, QuotaUsedUp, TokensReached
+from wire.openai import usage_object
 from wire.parts import Part
-
-NOW = 1_000_000.0
-"""Unix time when the clock is 0."""
-SERVERS = {"ollama": Seen(frozenset({"m:latest", "hourly:latest"}), reached=True)}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wall(self) -> float:
-        return NOW + self.now
-
-
-def rules_of(limits: str, clients: str = "{}") -> Rules:
-    return load_rules(
-        f"""
-providers:
-  ollama: {{dialect: ollama, urls: [http://127.0.0.1:9]}}
-  far: {{dialect: openai, urls: [http://127.0.0.1:9], key: sk-far}}
-rules:
-  - {{name: paid, when: {{model: paid}}, use: [far/paid]}}
-  - {{name: both, when: {{model: both}}, use: [ollama/m, far/paid, far/unpriced]}}
-  - {{name: hourly, when: {{model: hourly}}, use: [ollama/hourly, ollama/m]}}
-  - {{name: all, use: ["ollama/{{model}}"]}}
-prices:
-  - {{model: far/paid, from: 1970-01-01, input: 1, output: 10}}
-  - {{model: ollama/hourly, from: 1970-01-01, hour: 2}}
-clients: {clients}
-limits: {limits}
-""",
-        {},
-        profiles=(),
-    )
-
-
-class Desk:
-    """A limiter, and calls that come to it."""
-
-    def __init__(self, limits: str, clients: str = "{}") -> None:
-        self.clock = Clock()
-        self.rules = rules_of(limits, clients)
-        self.limiter = Limiter(self.rules, self.clock, self.clock.wall, lambda: 0.5)
-        self.calls = 0
-
-    def call(self, *, client: str = "a", model: str = "m", chars: int = 400, **body: Any) -> Exchange:
-        """One that has been decided about, and not yet been admitted."""
-        self.calls += 1
-        return Exchange(
-            request_id=f"req_{self.calls}",
-            rules=self.rules,
-            started=self.clock.now,
-            created=0,
-            client=self.rules.keys.named(client),
-            to_model=True,
-            request=ChatRequest(body={"model": model, **body}, model=model, prompt_chars=chars),
-            decision=decide(self.rules, Facts(model=model, servers=SERVERS)),
-        )
-
-    def admit(self, **call: Any) -> Exchange:
-        exchange = self.call(**call)
-        assert self.limiter.admit(exchange) is None
-        return exchange
-
-    def refused(self, **call: Any) -> Fault:
-        with pytest.raises(Fault) as caught:
-            self.limiter.admit(self.call(**call))
-        return caught.value
-
-    def served(self, exchange: Exchange, prompt: int = 100, completion: int = 50, **more: Any) -> None:
-        """Its first target answers it, and counts."""
-        assert exchange.decision is not None
-        exchange.attempts.append(
-            Attempt(
-                exchange.decision.targets[0],
-                self.clock.now,
-                tried=True,
-                accepted=True,
-                usage=usage_object(prompt, completion),
-                **({"completed": True} | more),
-            )
-        )
-        self.over(exchange)
-
-    def over(self, exchange: Exchange) -> None:
-        account = account_of(exchange, status=200, now=self.clock.now, wall=self.clock.wall())
-        self.limiter.settle(exchange, account)
-
-    def used(self, client: str = "a", model: str = "m") -> list[int]:
-        counts = self.limiter.counts
-        assert counts is not None
-        return [one.used for one in counts.look(self.rules.limits.of(self.rules.keys.named(client), model))]
-
 
 # -- estimates
 
@@ -531,111 +426,7 @@ def test_a_caller_who_leaves_while_the_store_is_asked_gives_everything_back() ->
     far("open", work)
 
 
-# -- after a restart
-
-HISTORY = [
-    (NOW - 90000, "a", "m", 1000, 1000),
-    (NOW - 5000, "a", "m", 200, NANOS // 2),
-    (NOW - 4000, "b", "m", 70, 0),
-    (NOW - 30, "a", "paid", 30, 7),
-    (NOW - 20, "own", "m", 5, 3),
-    (NOW + 10, "a", "m", 1, 1),
-]
-
-
-def test_counts_are_restored_from_what_is_known_of_the_past() -> None:
-    desk = Desk(
-        "{overall: 10000 tokens/day, each_client: [10/minute, 2 parallel, 1 USD/day], models: {paid: 9/minute}}",
-        "{own: {key: sk-own, limits: [4/week]}}",
-    )
-    assert desk.limiter.remembers == 7 * 86400
-    desk.clock.now = 0.0
-    desk.limiter.restore(HISTORY)
-    assert desk.used("a") == [306, 2, 0, NANOS // 2 + 8]
-    assert desk.used("a", "paid") == [306, 2, 0, NANOS // 2 + 8, 1]
-    assert desk.used("b") == [306, 0, 0, 0]
-    assert desk.used("own") == [306, 1]
-    desk.clock.now = 82100.0
-    assert desk.used("a")[3] == 8
-
-
-def test_the_past_is_over_in_time_also_where_a_call_came_before_it_was_known() -> None:
-    desk = Desk("{each_client: [10/day]}")
-    desk.admit()
-    desk.limiter.restore([(NOW - 80000, "a", "m", 10, 0)])
-    assert desk.used() == [2]
-    desk.clock.now = 8000.0
-    assert desk.used() == [1]
-
-
-def test_nothing_of_the_past_matters_where_no_limit_has_a_window() -> None:
-    assert Desk("{each_client: 2 parallel}").limiter.remembers == 0
-    far = FarDesk("{each_client: 2/day}")
-    assert far.limiter.remembers == 0
-    assert far.limiter.rows(far.rules.keys.named("a")) == []
-
-
-def test_a_budget_outlives_a_restart_of_the_gateway(tmp_path: Path) -> None:
-    with OllamaStandIn(["m"], reply=pieces("Hello from the llama here")) as ollama:
-        rules = f"""
-providers: {{ollama: {{dialect: ollama, urls: [{ollama.url}]}}}}
-rules: [{{name: all, use: [ollama/m]}}]
-limits: {{overall: [2/hour, 1000 tokens/day]}}
-ledger: {{url: "sqlite:///{tmp_path}/ledger.sqlite"}}
-"""
-        with Gateway(rules) as gateway:
-            assert [gateway.chat().status_code for _ in range(3)] == [200, 200, 429]
-        with Gateway(rules) as gateway:
-            reply = gateway.chat()
-    assert reply.status_code == 429
-    assert "Limit 2, Used 2" in reply.json()["error"]["message"]
-    assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 1000
-
-
-def test_calls_that_come_while_the_past_is_read_are_kept_and_counted_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[float] = []
-
-    class Slow(Ledger):
-        async def history(self, since: float) -> list[Past]:
-            found = await super().history(since)
-            put_early.append(account())
-            for tell in gateway.state.watchers:
-                tell(put_early[-1])
-            told.append(since)
-            return found
-
-    put_early: list[Account] = []
-    monkeypatch.setattr(life, "Ledger", Slow)
-    url = sqlite_url(tmp_path)
-    with OllamaStandIn(["m"], reply=pieces("Hello")) as ollama:
-        gateway = Gateway(f"""
-providers: {{ollama: {{dialect: ollama, urls: [{ollama.url}]}}}}
-rules: [{{name: all, use: [ollama/m]}}]
-limits: {{overall: [2/hour]}}
-ledger: {{url: "{url}"}}
-""")
-        with gateway:
-            settled(gateway)
-            calls, _ = read(url)
-    assert len(told) == 1
-    assert [row["request_id"] for row in calls] == [put_early[0].request_id]
-
-
-def test_a_ledger_that_cannot_be_read_does_not_keep_the_gateway_from_starting(tmp_path: Path) -> None:
-    file = tmp_path / "ledger.sqlite"
-    file.write_bytes(b"this is no database" * 1000)
-    with OllamaStandIn(["m"], reply=pieces("Hello")) as ollama:
-        rules = f"""
-providers: {{ollama: {{dialect: ollama, urls: [{ollama.url}]}}}}
-rules: [{{name: all, use: [ollama/m]}}]
-limits: {{overall: 2/hour}}
-ledger: {{url: "sqlite:///{file}"}}
-"""
-        with Gateway(rules) as gateway:
-            assert gateway.chat().status_code == 200
-            assert "the ledger's history cannot be read" in gateway.log.getvalue()
+# -- none
 
 
 def test_no_answer_tells_of_limits_where_there_are_none() -> None:

@@ -214,8 +214,8 @@ def test_what_is_recalled_goes_when_it_is_old_whatever_was_used_since() -> None:
     """A gateway that starts is called before it has read what was used before."""
     window, straight = Window(60), Window(60)
     window.add(5, 100.0)
-    for amount, at in ((1, 50.0), (2, 70.5), (4, 70.0), (8, 90.0), (16, 100.5)):
-        window.recall(amount, at)
+    for amount, slot in ((1, 50), (2, 70), (4, 70), (8, 90), (16, 100)):
+        window.recall(amount, slot)
     for amount, at in ((1, 50.0), (4, 70.0), (2, 70.5), (8, 90.0), (5, 100.0), (16, 100.5)):
         straight.add(amount, at)
     for now in range(100, 170):
