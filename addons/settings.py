@@ -6,11 +6,13 @@ import os
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import certifi
 from dotenv import dotenv_values
 
+from addons.files import Unreadable, as_text, read_small
 from rules.load import RulesError, load_rules
 from rules.reader import SECRETS, secrets_named
 from rules.snapshot import Rules
@@ -21,6 +23,8 @@ SHIPPED_RULES = Path(__file__).resolve().parent.parent / "rules.yaml"
 SECRETS_FOLDER = "/run/secrets"
 """Where Docker mounts a service's secrets; SECRETS_DIR names another folder."""
 LONGEST_SECRET = 64 * 1024
+LONGEST_RULES = 4 * 1024 * 1024
+"""Bytes of a rules file, or of a .env file."""
 
 
 class SettingsError(ValueError):
@@ -72,11 +76,13 @@ def find_rules(path: Path | None) -> Path:
 def read_text(path: Path) -> str:
     """A rules file's text with the ends of lines that it has; raises SettingsError."""
     try:
-        return path.read_bytes().decode()
+        return as_text(read_small(path, LONGEST_RULES, pipes=True))
     except FileNotFoundError:
         raise SettingsError(f"there is no rules file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the rules file {path} cannot be read: {error}") from None
+    except IsADirectoryError:
+        raise SettingsError(f"the rules file {path} is a folder; name the file in it") from None
+    except Unreadable as error:
+        raise SettingsError(f"the rules file {path} {error}") from None
 
 
 def environment_for(text: str, path: Path, environment: Mapping[str, str]) -> dict[str, str]:
@@ -97,22 +103,28 @@ def read_secret(file: Path) -> str | None:
     """A secret's text without the line's end that editors put there; None where there is no such file. Raises
     SettingsError."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LONGEST_SECRET + 1)
-        if len(content) > LONGEST_SECRET:
-            raise SettingsError(f"the secret {file} is too long: {LONGEST_SECRET // 1024} KiB at most")
-        return content.decode().rstrip("\r\n")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        text = as_text(read_small(file, LONGEST_SECRET), "utf-8-sig")
+        return text.rstrip("\r\n") if text.strip() else ""
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        raise SettingsError(f"the secret {file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"the secret {file} is not UTF-8 text") from None
+    except IsADirectoryError:
+        raise SettingsError(
+            f"the secret {file} is a folder and not a file; a container makes one where the file to mount is missing"
+        ) from None
+    except Unreadable as error:
+        raise SettingsError(f"the secret {file} {error}") from None
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The names and values of a .env file, none if there is no such file."""
-    return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    """The names and values of a .env file, none if there is no such file: a folder may well have that name. Raises
+    SettingsError."""
+    try:
+        text = as_text(read_small(path, LONGEST_RULES, pipes=True), "utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        return {}
+    except Unreadable as error:
+        raise SettingsError(f"the file {path} {error}") from None
+    return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
 
 
 def upstream_tls() -> ssl.SSLContext:

@@ -167,6 +167,9 @@ class Reader:
         if value is None:
             self._hole(line, path, self._missing(name))
             return ""
+        if not value and name.startswith(SECRETS):
+            self._hole(line, path, f"the secret {name.removeprefix(SECRETS)} is empty{_optional(name)}")
+            return ""
         return value
 
     def _found(self, name: str) -> str | None:
@@ -175,14 +178,13 @@ class Reader:
         return next((value for value in known if value), known[0] if known else None)
 
     def _missing(self, name: str) -> str:
-        optional = f"; ${{{name}:-}} makes it optional"
         if not name.startswith(SECRETS):
-            return f"the environment variable {name} is not set{near(name, self._environment)}{optional}"
+            return f"the environment variable {name} is not set{near(name, self._environment)}{_optional(name)}"
         _, *variables = places_of(name)
         plain = name.removeprefix(SECRETS)
         return (
             f"the secret {plain} is nowhere: there is no file {plain} among the mounted secrets (/run/secrets, or "
-            f"where SECRETS_DIR says), and the environment has no {' and no '.join(variables)}{optional}"
+            f"where SECRETS_DIR says), and the environment has no {' and no '.join(variables)}{_optional(name)}"
         )
 
     def _hole(self, line: int, path: Path, message: str) -> None:
@@ -191,6 +193,10 @@ class Reader:
 
     def _say(self, line: int, path: Path, message: str) -> None:
         self.faults.append(FileFault(line, dotted(path), message))
+
+
+def _optional(name: str) -> str:
+    return f"; ${{{name}:-}} makes it optional"
 
 
 def dotted(path: Path) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from addons.files import Unreadable, read_small
 from addons.settings import SHIPPED_RULES, LogSettings, SettingsError, read_rules, upstream_tls
 
 RULES = "proxy: {port: '${PORT:-1}'}\nproviders: {s: {dialect: sandbox}}\nrules: [{name: all, use: [s/echo]}]"
@@ -51,10 +56,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"cannot be read: .*Is a directory"):
+    with pytest.raises(SettingsError, match=r"^the rules file /.* is a folder; name the file in it$"):
         read_rules(tmp_path, {})
-    (tmp_path / "latin.yaml").write_bytes(b"# gr\xf6\xdfe")
-    with pytest.raises(SettingsError, match=r"cannot be read: .*utf-8"):
+    (tmp_path / "latin.yaml").write_bytes(b"# \n# gr\xf6\xdfe")
+    with pytest.raises(SettingsError, match=r"^the rules file /.*/latin\.yaml is not UTF-8 text: see line 2$"):
         read_rules(tmp_path / "latin.yaml", {})
 
 
@@ -65,43 +70,134 @@ def test_faults_in_the_file_are_all_told_with_its_name(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{file} has 3 faults:\n  line 1: ")
 
 
-SECRET = "proxy: {host: '${secrets:host-name:-none}'}\n" + RULES.partition("\n")[2]
+SECRET = """providers: {o: {dialect: openai, urls: ["http://o.test"], key: "${secrets:host-name:-none}"}}
+rules: [{name: all, use: [o/x]}]
+"""
 
 
-def host_of(file: Path, environment: dict[str, str]) -> str:
-    return read_rules(file, environment)[0].file.proxy.host
+def secret_of(file: Path, environment: dict[str, str]) -> str:
+    key = read_rules(file, environment)[0].file.providers["o"].key
+    assert key is not None
+    return key.get_secret_value()
 
 
 def test_a_mounted_secret_is_read_from_the_folder_that_is_named_without_its_lines_end(tmp_path: Path) -> None:
     file = write(tmp_path, SECRET, env=f"SECRETS_DIR={tmp_path / 'mounted'}\nHOST_NAME=variable\n")
-    assert host_of(file, {}) == "variable"
+    assert secret_of(file, {}) == "variable"
     (tmp_path / "mounted").mkdir()
     (tmp_path / "mounted" / "host-name").write_bytes(b" from a file \r\n")
-    assert host_of(file, {}) == " from a file "
-    assert host_of(file, {"SECRETS_DIR": str(tmp_path / "elsewhere")}) == "variable"
+    assert secret_of(file, {}) == " from a file "
+    assert secret_of(file, {"SECRETS_DIR": str(tmp_path / "elsewhere")}) == "variable"
 
 
-def test_what_is_no_file_is_no_secret(tmp_path: Path) -> None:
-    (tmp_path / "host-name").mkdir()
+def test_a_folder_of_secrets_that_is_none_holds_none(tmp_path: Path) -> None:
     file = write(tmp_path, SECRET)
-    assert host_of(file, {"SECRETS_DIR": str(tmp_path)}) == "none"
-    assert host_of(file, {"SECRETS_DIR": str(file)}) == "none"
+    assert secret_of(file, {"SECRETS_DIR": str(file)}) == "none"
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"\xff\xfe", r"the secret .*/host-name is not UTF-8 text"),
-    (b"x" * 65537, r"the secret .*/host-name is too long: 64 KiB at most"),
+def make_pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def make_round_link(file: Path) -> None:
+    file.symlink_to(file)
+
+
+def make_device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def make_folder(file: Path) -> None:
+    file.mkdir()
+
+
+def make_bytes(content: bytes) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (make_pipe, "is no plain file, but a pipe or a device"),
+    (make_device, "is no plain file, but a pipe or a device"),
+    (make_folder, "is a folder and not a file; a container makes one where the file to mount is missing"),
+    (make_round_link, "cannot be read: Too many levels of symbolic links"),
+    (make_bytes(b"one\n\xff\xfe"), "is not UTF-8 text: see line 2"),
+    (make_bytes("sk-key".encode("utf-16")), "is not UTF-8 text: see line 1"),
+    (make_bytes(b"x" * 65537), "is too long: 64 KiB at most"),
 ])  # fmt: skip
-def test_a_secret_that_cannot_be_read_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+def test_a_secret_that_cannot_be_read_is_named(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    secret = tmp_path / "host-name"
+    make(secret)
+    file = write(tmp_path, SECRET)
+    with pytest.raises(SettingsError) as caught:
+        secret_of(file, {"SECRETS_DIR": str(tmp_path)})
+    assert str(caught.value) == f"the secret {secret} {words}"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \r\n", b"\xef\xbb\xbf"])
+def test_an_empty_secret_is_a_fault_unless_it_is_optional_or_a_variable_has_it(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "host-name").write_bytes(content)
-    with pytest.raises(SettingsError, match=words):
-        host_of(write(tmp_path, SECRET), {"SECRETS_DIR": str(tmp_path)})
+    needed = write(tmp_path, SECRET.replace(":-none", ""))
+    there = {"SECRETS_DIR": str(tmp_path)}
+    with pytest.raises(
+        SettingsError, match=r"line 1: providers\.o\.key: the secret host-name is empty; \$\{secrets:host-name:"
+    ):
+        secret_of(needed, there)
+    assert secret_of(needed, {**there, "HOST_NAME": "variable"}) == "variable"
+    assert secret_of(write(tmp_path, SECRET), there) == "none"
 
 
-def test_a_secret_that_leads_round_in_a_circle_is_named(tmp_path: Path) -> None:
-    (tmp_path / "host-name").symlink_to(tmp_path / "host-name")
-    with pytest.raises(SettingsError, match=r"the secret .*/host-name cannot be read: Too many levels"):
-        host_of(write(tmp_path, SECRET), {"SECRETS_DIR": str(tmp_path)})
+@pytest.mark.parametrize("content", [b"a-key", b"a-key\n", b"a-key\r\n", b"\xef\xbb\xbfa-key\r\n", b"a-key\n\n"])
+def test_what_editors_put_around_a_secret_is_no_part_of_it(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "host-name").write_bytes(content)
+    assert secret_of(write(tmp_path, SECRET), {"SECRETS_DIR": str(tmp_path)}) == "a-key"
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (make_bytes(b"PORT=2\nNAME=\xff"), "is not UTF-8 text: see line 2"),
+    (make_device, "is too long: 4 MiB at most"),
+    (make_round_link, "cannot be read: Too many levels of symbolic links"),
+])  # fmt: skip
+def test_an_env_file_that_cannot_be_read_is_named(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    make(tmp_path / ".env")
+    with pytest.raises(SettingsError) as caught:
+        read_rules(write(tmp_path), {})
+    assert str(caught.value) == f"the file {tmp_path / '.env'} {words}"
+
+
+def test_an_env_file_may_come_from_windows_and_a_folder_of_its_name_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfPORT=2\r\nHOST=x\r\n")
+    assert read_rules(write(tmp_path), {})[0].file.proxy.port == 2
+    (tmp_path / ".env").unlink()
+    (tmp_path / ".env").mkdir()
+    assert read_rules(write(tmp_path), {})[0].file.proxy.port == 1
+
+
+def test_a_device_as_the_rules_file_is_read_no_further_than_a_file() -> None:
+    with pytest.raises(SettingsError, match=r"^the rules file /dev/zero is too long: 4 MiB at most$"):
+        read_rules(Path("/dev/zero"), {})
+
+
+def test_rules_may_come_through_a_pipe_whose_writer_takes_its_time(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rules.yaml")
+
+    def write_later() -> None:
+        time.sleep(0.2)
+        with (tmp_path / "rules.yaml").open("w") as pipe:
+            for line in RULES.splitlines(keepends=True):
+                pipe.write(line)
+                pipe.flush()
+                time.sleep(0.1)
+
+    with ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(write_later)
+        assert read_rules(tmp_path / "rules.yaml", {"PORT": "7"})[0].file.proxy.port == 7
+        writing.result()
+
+
+def test_a_pipe_into_which_nobody_writes_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Unreadable, match=r"^is a pipe into which nobody has written for 0\.1 s$"):
+        read_small(tmp_path / "pipe", 10, pipes=True, patience=0.1)
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

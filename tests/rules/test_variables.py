@@ -76,11 +76,15 @@ def test_a_value_from_the_environment_is_never_read_as_yaml() -> None:
     ({"proxy-token": "own", "PROXY_TOKEN": "upper"}, "own"),
     ({"PROXY_TOKEN": "upper"}, "upper"),
     ({"secrets:proxy-token": "", "proxy-token": "", "PROXY_TOKEN": "upper"}, "upper"),
-    ({"secrets:proxy-token": ""}, ""),
     ({"secrets:proxy-token": "${OTHER}", "OTHER": "x"}, "${OTHER}"),
 ])  # fmt: skip
 def test_a_secret_is_a_file_before_it_is_a_variable(environment: dict[str, str], found: str) -> None:
     assert read('"${secrets:proxy-token}"', environment) == found
+
+
+def test_a_secret_that_is_there_and_empty_is_a_fault() -> None:
+    with pytest.raises(RulesError, match=r"the secret a-b is empty; \$\{secrets:a-b:-\} makes it optional$"):
+        read('"${secrets:a-b}"', {"secrets:a-b": ""})
 
 
 @pytest.mark.parametrize("environment", [{}, {"secrets:a-b": ""}, {"A_B": ""}])
