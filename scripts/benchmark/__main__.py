@@ -127,8 +127,8 @@ async def _with_a_ledger(quick: bool) -> Cost:
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         async with machine(Path(folder)) as made:
             if quick:
-                return await ledger(made, calls=5_000, pairs=1, seconds=1, limit=40)
-            return await ledger(made, calls=100_000, pairs=4, seconds=3, limit=540)
+                return await ledger(made, calls=3_000, seconds=1, limit=40)
+            return await ledger(made, calls=100_000, seconds=3, limit=560)
 
 
 def _tell(measure: Coroutine[Any, Any, Report | Flapping | Cost]) -> None:
@@ -162,7 +162,7 @@ def bench(
         bool, typer.Option("--flapping", help="A steady load for a minute on a target that comes and goes.")
     ] = False,
     with_ledger: Annotated[
-        bool, typer.Option("--ledger", help="What keeping 100,000 calls costs: with and without a ledger, in turn.")
+        bool, typer.Option("--ledger", help="What keeping 100,000 calls costs: the ledger off and on in turn.")
     ] = False,
     mapping: Annotated[
         bool, typer.Option("--mapping", help="What checking, translating and reading cost, without a socket.")

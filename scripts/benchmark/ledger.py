@@ -1,30 +1,31 @@
-"""What the ledger costs: one gateway that keeps calls and one that does not, under the same load in turn.
+"""What the ledger costs: one gateway under a steady load, its ledger switched on and off in turn (switched.py).
 
-The trap: the speed of a machine wanders by more than the ledger costs. So both are measured within each round, in
-alternating order, and only then compared. Two processes of the same program differ too, for as long as they live: so
-there are several pairs. And rows are written after their calls: the other gateway is measured only when the last one
-stands in the file, and the processor time of that is counted.
+The trap: the speed of a machine wanders by more than the ledger costs. So each sample with it is compared with those
+before and after it. And rows are written after their calls: the next sample begins when the last one stands in the
+file, and the processor time of that is counted.
 """
 
 import asyncio
 import json
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from time import perf_counter
 
-from .client import Load, chat_body, chat_request, connect, get_request, side_by_side
+from .client import Load, chat_body, chat_request, side_by_side
 from .measures import CONNECTIONS, WORDS, between
-from .processes import Machine, NotStarted, Target
+from .processes import RULES, Machine, NotStarted, Target
 
 GOAL = 0.03
 """Calls per second may be fewer by less than this share."""
-ROUNDS = 6
+ROUNDS = 3
 """At the least."""
+TO_SETTLE = 10.0
+"""Seconds that the last calls of a sample have to end and be written."""
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class Cost:
     times: list[tuple[float, float]] = field(default_factory=list)
     """Processor time of a call, in microseconds, that of writing its rows too."""
     calls: int = 0
-    """That the gateways with a ledger answered."""
+    """That were answered while the ledger was on."""
     rows: int = 0
     """Of calls, that stand in it in the end."""
     late: float = 0.0
@@ -86,75 +87,82 @@ def _line(label: str, unit: str, rounds: list[tuple[float, float]], changes: lis
     )
 
 
-async def ledger(made: Machine, *, calls: int, pairs: int, seconds: int, limit: float) -> Cost:
-    """Rounds of so many seconds each, at so many pairs of gateways, until so many calls were kept or `limit` seconds
-    are over."""
-    upstream, _ = await made.upstream()
-    cost = Cost(calls)
-    begun = perf_counter()
-    for number in range(1, pairs + 1):
-        await _pair(made, upstream, cost, number, number / pairs, seconds, begun + limit * number / pairs)
-    return cost
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One load."""
+
+    rate: float
+    """Calls per second."""
+    time: float
+    """Processor time of a call, in microseconds."""
 
 
-async def _pair(
-    made: Machine, upstream: Target, cost: Cost, number: int, share: float, seconds: int, until: float
-) -> None:
-    """Rounds at one pair, until all have kept their share of the calls that are wanted."""
-    file = made.folder / f"ledger-{number}.sqlite"
-    off = await made.gateway(upstream, f"off-{number}")
-    on = await made.gateway(upstream, f"on-{number}", f"ledger: {{url: 'sqlite:///{file.name}'}}\n")
-    before = await _settled(file)
-    asked_before, looks = await _asked(on), count(1)
+class Switch:
+    """The gateway under test, from its starter's side."""
 
-    async def kept() -> int:
-        # wrk hangs up on calls under way: they stand in the ledger too, so the gateway itself says how many there were.
-        return await _asked(on) - asked_before - next(looks)
+    def __init__(self, made: Machine, process: asyncio.subprocess.Process, port: int) -> None:
+        self._made = made
+        self._process = process
+        self.target = Target("switched", "openai", port, process)
+        self.late = 0.0
 
-    async def written() -> None:
-        ended, due = perf_counter(), before + await kept()
-        rows = _rows(file)
-        while rows < due and perf_counter() < ended + 10:
+    @classmethod
+    async def start(cls, made: Machine, upstream: Target, file: Path) -> "Switch":
+        rules = made.folder / "switched.yaml"
+        rules.write_text(RULES.format(port=upstream.port) + f"ledger: {{url: 'sqlite:///{file}'}}\n")
+        command = [sys.executable, "-m", "scripts.benchmark.switched", str(rules)]
+        pipe = asyncio.subprocess.PIPE
+        process = await made.spawn(*command, output=pipe, stdin=pipe)
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), 20)
+        if not line:
+            raise NotStarted("the gateway did not start; its errors are above")
+        return cls(made, process, int(json.loads(line)["port"]))
+
+    async def say(self, word: str) -> dict[str, float]:
+        """`on`, `off` or `look`; what the gateway answers."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        answer: dict[str, float] = json.loads(await asyncio.wait_for(self._process.stdout.readline(), 20))
+        return answer
+
+    async def sample(self, word: str, seconds: int) -> Sample:
+        """A load with the ledger on or off; returns when all of its rows are written."""
+        before = await self.say(word)
+        done = await _load(self._made, self.target, seconds)
+        ended = perf_counter()
+        # wrk hangs up on calls under way: they end, and are written, a moment later.
+        now = await self.say("look")
+        while now["waiting"] and perf_counter() < ended + TO_SETTLE:
             await asyncio.sleep(0.02)
-            rows = _rows(file)
-        cost.late = max(cost.late, perf_counter() - ended)
-
-    async def sample(target: Target) -> tuple[float, float]:
-        used = target.cpu_seconds()
-        done = await _load(made, target, seconds)
-        if target is on:
-            await written()
-        return done.calls / done.seconds, (target.cpu_seconds() - used) / done.calls * 1e6
-
-    await sample(off)
-    await sample(on)
-    answered, at_least = 0, cost.calls
-    for turn in count():
-        first, second = (on, off) if turn % 2 else (off, on)
-        found = {first.name: await sample(first), second.name: await sample(second)}
-        cost.rates.append((found[off.name][0], found[on.name][0]))
-        cost.times.append((found[off.name][1], found[on.name][1]))
-        answered = await kept()
-        enough = at_least + answered >= cost.wanted * share and len(cost.rates) >= ROUNDS * share
-        if enough or perf_counter() >= until:
-            break
-    cost.calls += answered
-    cost.rows += _rows(file) - before
-    for target in (off, on):
-        if target.process is None:
-            raise NotStarted(f"{target.name} has no process")
-        await made.end(target.process)
+            now = await self.say("look")
+        self.late = max(self.late, perf_counter() - ended)
+        return Sample(done.calls / done.seconds, (now["cpu"] - before["cpu"]) / done.calls * 1e6)
 
 
-async def _settled(file: Path) -> int:
-    """The rows of the calls by which the start was seen, once they all stand there."""
-    rows = 0
-    for _ in range(10):
-        before, rows = rows, _rows(file)
-        if rows and rows == before:
-            return rows
-        await asyncio.sleep(1)
-    raise NotStarted(f"nothing is written to {file}")
+async def ledger(made: Machine, *, calls: int, seconds: int, limit: float) -> Cost:
+    """Samples of so many seconds without and twice as many with a ledger, until so many calls were kept or `limit`
+    seconds are over."""
+    until = perf_counter() + limit
+    upstream, _ = await made.upstream()
+    file = made.folder / "ledger.sqlite"
+    switch = await Switch.start(made, upstream, file)
+    cost = Cost(calls)
+    await switch.sample("on", seconds)  # to warm up
+    before = await switch.say("off")
+    rows_before = _rows(file)
+    off = await switch.sample("off", seconds)
+    while perf_counter() < until and (cost.calls < calls or len(cost.rates) < ROUNDS):
+        on = await switch.sample("on", 2 * seconds)
+        then = await switch.sample("off", seconds)
+        cost.rates.append((mean((off.rate, then.rate)), on.rate))
+        cost.times.append((mean((off.time, then.time)), on.time))
+        off = then
+        cost.calls = round((await switch.say("look"))["asked"] - before["asked"])
+    cost.rows = _rows(file) - rows_before
+    cost.late = switch.late
+    return cost
 
 
 async def _load(made: Machine, target: Target, seconds: int) -> Load:
@@ -164,18 +172,6 @@ async def _load(made: Machine, target: Target, seconds: int) -> Load:
     return await side_by_side(target.port, request, connections=CONNECTIONS, seconds=seconds)
 
 
-async def _asked(target: Target) -> int:
-    """How many calls of any kind the gateway has had, this one too."""
-    connection = await connect(target.port)
-    try:
-        reply = await connection.call(get_request("/gateway/status"), keep=True)
-    finally:
-        connection.close()
-    return int(json.loads(reply.body)["total_requests"])
-
-
 def _rows(file: Path) -> int:
-    if not file.exists():
-        return 0
     with closing(sqlite3.connect(file, timeout=5)) as connection:
         return int(connection.execute("SELECT count(*) FROM calls").fetchone()[0])

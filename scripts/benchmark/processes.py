@@ -190,14 +190,14 @@ class Machine:
             command += ["-s", str(script)]
         return await self._start(Target(name, "native", port), command, "/api/version")
 
-    async def gateway(self, upstream: Target, name: str = "gateway", more: str = "") -> Target:
-        """The gateway of this checkout, with the upstream as its only provider; `more` is added to its rules."""
-        rules = self.folder / f"{name}.yaml"
-        rules.write_text(RULES.format(port=upstream.port) + more)
+    async def gateway(self, upstream: Target) -> Target:
+        """The gateway of this checkout, with the upstream as its only provider."""
+        rules = self.folder / "rules.yaml"
+        rules.write_text(RULES.format(port=upstream.port))
         port = _free_port()
         command = [sys.executable, "-m", "addons.cli", "run", "--rules", str(rules)]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        return await self._start(Target(name, "openai", port), command, "/health")
+        return await self._start(Target("gateway", "openai", port), command, "/health")
 
     async def _start(self, target: Target, command: list[str], health: str) -> Target:
         log = self.folder / f"{target.name}-{target.port}.log"
