@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -111,6 +113,19 @@ class Gateway:
     def stand_still(self, seconds: float) -> None:
         """Blocks the gateway's loop for so long, soon. Does not wait for it."""
         self._loop.call_soon_threadsafe(time.sleep, seconds)
+
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """Calls that begin meanwhile wait for no server longer than that; as after a reload, earlier ones keep theirs."""
+        rules = self.state.rules
+        limits = rules.defaults.timeouts
+        waits = {name: min(getattr(limits, name), seconds) for name in ("connect", "first_token", "idle")}
+        defaults = rules.defaults.model_copy(update={"timeouts": limits.model_copy(update=waits)})
+        self.state.rules = replace(rules, file=rules.file.model_copy(update={"defaults": defaults}))
+        try:
+            yield
+        finally:
+            self.state.rules = rules
 
     @property
     def state(self) -> State:

@@ -10,7 +10,7 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -28,8 +28,19 @@ from cryptography.x509.oid import NameOID
 from addons.layer import GatewayLayer
 from rules.conditions import Seen
 from rules.health import CLOSED
-from tests.gateway import Gateway
-from tests.standins import DeepSeekStandIn, OllamaStandIn, RawServer, until
+from tests.gateway import Gateway, patient
+from tests.standins import (
+    DeepSeekStandIn,
+    EmptyDeltas,
+    HoldAfter,
+    KeepAliveOnly,
+    OllamaStandIn,
+    RawServer,
+    Silence,
+    SilenceAfterHeaders,
+    until,
+)
+from tests.standins.raw import Flood, Wait
 
 UPSTREAM_KEY = "sk-ds-test"
 CALLER_KEY = "sk-caller"
@@ -63,7 +74,7 @@ def rules(
     raw: str,
     hole: str,
     *,
-    timeouts: str = "connect: 400ms, first_token: 300ms, idle: 300ms, total: 4s, keep_alive: 10s",
+    timeouts: str | None = None,
     failover: str = "attempts: 1, mid_stream: error, backoff: 10ms",
     patience: str = "300ms",
     more: str = "",
@@ -83,7 +94,7 @@ rules:
   - {{name: raw-only, when: {{model: lonely}}, use: [{RAW}]}}
   - {{name: ollama-first, use: [{OLLAMA}, {DEEPSEEK}]}}
 defaults:
-  timeouts: {{{timeouts}}}
+  timeouts: {{{timeouts or patient()}}}
   breaker: {{failures: 1000000}}
   admission: {{parallel: 64}}
   failover: {{{failover}}}
@@ -95,6 +106,16 @@ defaults:
 FIRST = {"qwen2.5:7b": OLLAMA, "deep": DEEPSEEK, "raw": RAW, "lonely": RAW}
 """The caller's model -> the target that is asked first."""
 SECOND = {"qwen2.5:7b": DEEPSEEK, "deep": OLLAMA, "raw": DEEPSEEK}
+
+
+SOON = 0.4
+"""Seconds after which a server that is silent on purpose is given up; what is not on purpose has patient()."""
+
+
+def _is_silent(plan: object) -> bool:
+    """Whether what a server is to do next is to keep its caller waiting until that one gives up."""
+    silent = isinstance(plan, (Silence, SilenceAfterHeaders, HoldAfter, KeepAliveOnly, EmptyDeltas, Wait, Flood))
+    return silent and plan.seconds >= 5
 
 
 @dataclass
@@ -109,20 +130,27 @@ class World:
     def standin(self, target: str) -> OllamaStandIn | DeepSeekStandIn:
         return self.ollama if target == OLLAMA else self.deepseek
 
+    @property
+    def standins(self) -> tuple[OllamaStandIn | DeepSeekStandIn, ...]:
+        return self.ollama, self.deepseek
+
     def ask(self, model: str = "qwen2.5:7b", stream: bool = False, **more: object) -> Answer:
-        """One call on a connection of its own, read to its end."""
-        connection = self.connect()
-        try:
+        """One call on a connection of its own, read to its end, as patient as its servers' plans need it."""
+        with closing(self.connect()) as connection, self.hurry():
             return ask_on(connection, model, stream, **more)
-        finally:
-            connection.close()
+
+    def hurry(self) -> AbstractContextManager[None]:
+        """Calls that begin meanwhile wait only briefly where a server is to fall silent, and patiently elsewhere."""
+        plans = [plan for standin in self.standins for plan in (standin.always, *standin._plans)]
+        steps = [step for script in self.raw.scripts for step in script]
+        return self.gateway.hurried(SOON) if any(map(_is_silent, [*plans, *steps])) else nullcontext()
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=15)
 
     def reset(self) -> None:
         """Back to servers that answer as always."""
-        for standin in (self.ollama, self.deepseek):
+        for standin in self.standins:
             standin.start()
             standin.release()
             standin._plans.clear()

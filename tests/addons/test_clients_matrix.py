@@ -29,7 +29,6 @@ from tests.standins import CutAfter, Plan, ResetBeforeHeaders, Silence, Status
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
     with world(
-        timeouts="connect: 400ms, first_token: 400ms, idle: 400ms, total: 4s, keep_alive: 10s",
         failover="attempts: 1, backoff: 10ms",
         patience="400ms",
     ) as made:
@@ -103,7 +102,8 @@ def test_the_next_target_completes_the_answer_for_callers_of_every_kind(
 ) -> None:
     first, second = ORDERS[model]
     servers.standin(first).plan(row.plan)
-    answer = call(servers, model, stream)
+    with servers.hurry():
+        answer = call(servers, model, stream)
     exact(answer, stream)
     assert answer.target == (first if row.joined and stream else second)
     assert len(servers.standin(first).chats) == len(servers.standin(second).chats) == 1
@@ -117,7 +117,8 @@ def test_where_all_fail_callers_of_every_kind_get_one_error(
     servers: World, call: Callable[[World, str, bool], Answer], row: Row, model: str, stream: bool
 ) -> None:
     servers.ollama.always = servers.deepseek.always = row.plan
-    answer = call(servers, model, stream)
+    with servers.hurry():
+        answer = call(servers, model, stream)
     begun = row.joined and stream
     assert answer.status == (200 if begun else row.status)
     assert all(target in answer.error["message"] for target in ORDERS[model])

@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway import Gateway, quick_rules
+from tests.gateway import Gateway, patient, quick_rules
 from tests.standins.ollama import ModelCard, OllamaStandIn
 
 PIECES = ['{"name"', ': "order",', ' "arguments": {"what":', ' "tea",', ' "sugar":', " [2,", ' "or 3"]', "}", "}"]
+IDLE = "700ms"
 PACE = 0.12
-"""Seconds before each piece: all of them take longer than the idle limit (0.6 s), each of them less."""
+"""Seconds before each piece: all of them take longer than the idle limit, each of them less."""
 ORDER = {"type": "function", "function": {"name": "order", "parameters": {"type": "object", "properties": {}}}}
 ASKED = {
     "model": "qwen2.5:7b",
@@ -29,7 +30,7 @@ ASKED = {
 def client() -> Iterator[httpx.Client]:
     with OllamaStandIn([ModelCard("qwen2.5:7b")], jinja=True, reply=PIECES) as ollama:
         ollama.pace = PACE
-        with Gateway(quick_rules(ollama=ollama.url)) as gateway, gateway.client() as made:
+        with Gateway(quick_rules(ollama=ollama.url, timeouts=patient(idle=IDLE))) as gateway, gateway.client() as made:
             yield made
 
 

@@ -25,7 +25,7 @@ def test_a_bug_in_the_layer_ends_the_call_with_a_500_and_the_next_one_is_served(
             patch.setattr(GatewayStream, "_take", lambda self, readings: 1 / 0)
             began = time.monotonic()
             answer = gateway.chat(stream=stream)
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 5
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
         assert answer.headers["x-request-id"] in gateway.log.getvalue()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import Enum, auto
@@ -19,6 +19,7 @@ import pytest
 from tests.addons.calls import (
     DEEPSEEK,
     OLLAMA,
+    SOON,
     TEXT,
     UPSTREAM_KEY,
     Answer,
@@ -35,7 +36,7 @@ from tests.addons.calls import (
     unanswered,
     untrusted,
 )
-from tests.gateway import Gateway
+from tests.gateway import Gateway, patient
 from tests.standins import (
     BadLine,
     Blank,
@@ -62,9 +63,7 @@ from tests.standins import (
 )
 from tests.standins.raw import Send, whole
 
-CONNECT, FIRST_TOKEN, IDLE = 0.3, 0.4, 0.4
-"""The limits in force, in seconds."""
-SLACK = 1.0
+SLACK = 2.5
 """Seconds that an answer may come later than its limits say."""
 PACE = 0.01
 """Seconds between two words, so that they are out before the answer breaks off."""
@@ -147,16 +146,16 @@ CUT: dict[str, Any] = {"code": "upstream_cut"}
 ROWS: dict[str, Row] = {
     # -- it is not reached
     "its port refuses": Row(Status(500), at="refused", code="upstream_unreachable"),
-    "nobody takes the connection": Row(Status(500), at="hole", waits=CONNECT, **TIMED_OUT),
+    "nobody takes the connection": Row(Status(500), at="hole", waits=SOON, **TIMED_OUT),
     "it speaks no TLS": Row(Status(500), at="plain", again=False, code="upstream_unreachable"),
     "nobody trusts its certificate": Row(Status(500), at="untrusted", again=False, code="upstream_unreachable"),
     # -- it says nothing of sense
     "it resets before its headers": Row(ResetBeforeHeaders(), **CUT),
     "it resets after its headers": Row(ResetAfterHeaders(), **CUT),
-    "it is silent before its headers": Row(Silence(), waits=FIRST_TOKEN, again=False, **TIMED_OUT),
-    "it is silent after its headers": Row(SilenceAfterHeaders(), waits=FIRST_TOKEN, again=False, **TIMED_OUT),
-    "it only says that it lives": Row(KeepAliveOnly(every=0.03), waits=FIRST_TOKEN, again=False, **TIMED_OUT),
-    "it only sends empty deltas": Row(EmptyDeltas(every=0.03), waits=FIRST_TOKEN, again=False, **TIMED_OUT),
+    "it is silent before its headers": Row(Silence(), waits=SOON, again=False, **TIMED_OUT),
+    "it is silent after its headers": Row(SilenceAfterHeaders(), waits=SOON, again=False, **TIMED_OUT),
+    "it only says that it lives": Row(KeepAliveOnly(every=0.03), waits=SOON, again=False, **TIMED_OUT),
+    "it only sends empty deltas": Row(EmptyDeltas(every=0.03), waits=SOON, again=False, **TIMED_OUT),
     "it speaks no HTTP": Row(Garbage(), code=None),
     "it sends a page with status 200": Row(GarbageBody(), code=None),
     "its first line is malformed": Row(lambda target: Lines([bad_line(target), *ending(target)]), **GARBLED),
@@ -199,7 +198,7 @@ ROWS: dict[str, Row] = {
     # -- it breaks off
     "it is reset in the middle": Row(CutAfter(5, "reset"), Verdict.JOINED, **CUT),
     "it ends clean in the middle": Row(CutAfter(5, "clean"), Verdict.JOINED, **CUT),
-    "it falls silent in the middle": Row(HoldAfter(5), Verdict.JOINED, waits=IDLE, **TIMED_OUT),
+    "it falls silent in the middle": Row(HoldAfter(5), Verdict.JOINED, waits=SOON, **TIMED_OUT),
     "it sends an error in the middle": Row(words_then(error_line), Verdict.JOINED),
     "it sends a malformed line in the middle": Row(words_then(bad_line), Verdict.JOINED, **GARBLED),
     "it goes on after a malformed line": Row(BadLine(5), Verdict.JOINED, **GARBLED),
@@ -244,7 +243,7 @@ def rules_text(addresses: Mapping[str, Mapping[str, str]], *, timeouts: str, fai
     """Models: `first <provider>` asks it and then the other stand-in, `only <provider>` nobody else."""
     dialects = {
         "ollama": "dialect: ollama, window: 1000",
-        "deepseek": f"dialect: openai, profile: deepseek, key: {UPSTREAM_KEY}, patience: 400ms, window: 2000",
+        "deepseek": f"dialect: openai, profile: deepseek, key: {UPSTREAM_KEY}, patience: {SOON}s, window: 2000",
     }
     models = {"ollama": OLLAMA.partition("/")[2], "deepseek": DEEPSEEK.partition("/")[2]}
     behind = {"ollama": DEEPSEEK, "deepseek": OLLAMA}
@@ -270,12 +269,11 @@ def rules_text(addresses: Mapping[str, Mapping[str, str]], *, timeouts: str, fai
     return "\n".join(lines)
 
 
-TIMEOUTS = f"connect: {CONNECT}s, first_token: {FIRST_TOKEN}s, idle: {IDLE}s, total: 4s, keep_alive: 10s"
 SETTINGS: dict[str, dict[str, str]] = {
-    "the usual": {"timeouts": TIMEOUTS, "failover": "attempts: 2, backoff: 10ms, wait: 2s"},
-    "context leads on": {"timeouts": TIMEOUTS, "failover": "attempts: 2, backoff: 10ms, on: [context]"},
+    "the usual": {"timeouts": patient(), "failover": "attempts: 2, backoff: 10ms, wait: 2s"},
+    "context leads on": {"timeouts": patient(), "failover": "attempts: 2, backoff: 10ms, on: [context]"},
     "a short life": {
-        "timeouts": "connect: 300ms, first_token: 300ms, idle: 300ms, total: 400ms, keep_alive: 10s",
+        "timeouts": patient(first_token="300ms", idle="300ms", total="400ms"),
         "failover": "attempts: 10, backoff: 100ms",
     },
 }
@@ -334,7 +332,8 @@ def play(servers: World, row: Row, target: str, stream: bool, way: str = "first"
         servers.standin(OTHER[target]).always = Say([JSON_TEXT])
     provider = target.partition("/")[0] + (f"-{row.at}" if row.at else "")
     began = time.monotonic()
-    answer = servers.ask(f"{way}.{provider}", stream, **row.asks)
+    with servers.gateway.hurried(SOON) if row.waits else nullcontext():
+        answer = servers.ask(f"{way}.{provider}", stream, **row.asks)
     return answer, time.monotonic() - began
 
 

@@ -32,7 +32,7 @@ rules:
   - {{name: thinking, when: {{model: thinking}}, use: "ollama/deepseek-r1:7b"}}
   - {{name: both, use: ["ollama/qwen2.5:7b", deepseek/deepseek-flash]}}
 defaults:
-  timeouts: {{connect: 1s, first_token: 600ms, idle: 600ms, total: 5s, keep_alive: 200ms}}
+  timeouts: {{connect: 20s, first_token: 1s, idle: 20s, total: 40s, keep_alive: 200ms}}
   failover: {{attempts: 1, backoff: 10ms}}
   breaker: {{failures: 1000000}}
 """
