@@ -34,7 +34,8 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
         case "literal_error":
             return f"must be one of {item['ctx']['expected']}"
         case "model_type" | "dict_type":
-            return f"must be a mapping of {', '.join(_keys(_type_at(path)[0])) or 'names'}"
+            wanted = f"must be a mapping of {', '.join(_keys(_type_at(path)[0])) or 'names'}"
+            return f"is empty and {wanted}; leave the key out if there are none" if value is None and path else wanted
         case "tuple_type":
             return "must be a list"
         case "too_short":

@@ -20,6 +20,7 @@ from rules.schema import RulesFile
 from rules.snapshot import Rules, compile_rules
 from rules.tracing import tracing_of
 
+_TAB = "; YAML takes no tabs between its words: write spaces"
 _BRACE = """; a `{` begins a mapping here: write the whole text in quotes, as "ollama/{model}" or "${NAME}\""""
 
 
@@ -76,7 +77,7 @@ def load_rules(
 def _syntax_fault(error: yaml.YAMLError) -> FileFault:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        hint = _BRACE if reason.endswith("got '{'") else ""
+        hint = _BRACE if reason.endswith("got '{'") else _TAB if "'\\t'" in reason else ""
         return FileFault(error.problem_mark.line + 1, "", f"this is not YAML: {reason}{hint}")
     return FileFault(0, "", "this is not YAML text")
 
