@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -22,12 +22,11 @@ from addons.exchange import Exchange
 from addons.past import Past
 from addons.refusals import SOON, fault_of
 from addons.stores import open_store
-from rules.access import Client
 from rules.decide import without
 from rules.estimates import Estimates
 from rules.limits import Allowance, Estimate, charges_of, limit_headers, refusal, used_of
 from rules.prices import Tokens, cost
-from rules.quota import NANOS, Charge
+from rules.quota import Charge, Standing
 from rules.snapshot import Rules
 from rules.targets import Target
 from wire.completions import CompletionRequest
@@ -222,21 +221,17 @@ class Limiter:
             size = size_of(request)
             self.estimates.learn(last.target, request.prompt_chars, last.tokens, answers=size.answers)
 
-    # -- what is shown
+    # -- where limits stand
 
-    def rows(self, client: Client) -> list[dict[str, Any]]:
-        """A client's own limits, as /gateway/status shows them to it; none where limits are counted elsewhere."""
-        own = [charge for charge in self._rules.limits.of(client, "") if not charge.shared]
-        if self.counts is None:
-            return []
-        return [
-            {
-                "limit": charge.limit.written,
-                "used": at.used / NANOS if charge.limit.kind == "usd" else at.used,
-                "reset_seconds": round(at.reset, 3),
-            }
-            for charge, at in zip(own, self.counts.look(own), strict=True)
-        ]
+    async def look(self, charges: Sequence[Charge]) -> Sequence[Standing] | None:
+        """Where limits stand; None while that cannot be known. Does not wait for a store that is away."""
+        if self.counts is not None:
+            return self.counts.look(charges)
+        assert self.store is not None
+        try:
+            return await self.store.look(charges)
+        except StoreAway:
+            return None
 
     # -- after a restart
 

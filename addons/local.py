@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -16,6 +16,7 @@ from addons.exchange import Exchange, readable
 from addons.explain import explain
 from addons.exposition import exposition
 from addons.route import HeaderView
+from addons.standings import limits_shown
 from addons.state import State
 from addons.status import status_of
 from rules.conditions import model_name
@@ -36,7 +37,8 @@ from wire.surfaces import (
     Surface,
 )
 
-type Answer = Callable[[http.HTTPFlow, Exchange, State], http.Response]
+type Answer = Callable[[http.HTTPFlow, Exchange, State], http.Response | Awaitable[http.Response]]
+"""At once, or later; raises the fault."""
 type Read = Callable[[http.HTTPFlow, Exchange, State], ModelRequest]
 """Reads and checks a call that goes to a model; raises the fault."""
 
@@ -122,10 +124,10 @@ def _health(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
     return _json(exchange, health, 503 if health["status"] == "unhealthy" else 200)
 
 
-def _status(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+async def _status(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
+    limits = await limits_shown(state.limiter, exchange, flow.request.query.get("client"))
     said = asdict(status_of(state)) | {"targets": state.nodes.rows()}
-    own = state.limiter.rows(exchange.client) if exchange.client is not None else []
-    return _json(exchange, said | ({"limits": own} if own else {}))
+    return _json(exchange, said | ({"limits": limits} if limits else {}))
 
 
 def _metrics(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:

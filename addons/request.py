@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from loguru import logger
-from mitmproxy.http import HTTPFlow
+from mitmproxy.http import HTTPFlow, Response
 from mitmproxy.net.http.url import parse_authority
 
 from addons.cors import preflight
@@ -125,10 +125,19 @@ class Request:
         try:
             if endpoint.answer is None:
                 return self._route(flow, exchange, endpoint)
-            flow.response = endpoint.answer(flow, exchange, self.state)
+            answer = endpoint.answer(flow, exchange, self.state)
+            if not isinstance(answer, Response):
+                return self._answer_later(answer, flow, exchange)
+            flow.response = answer
         except Fault as fault:
             refuse(flow, exchange, fault)
         return None
+
+    async def _answer_later(self, answer: Awaitable[Response], flow: HTTPFlow, exchange: Exchange) -> None:
+        try:
+            flow.response = await answer
+        except Fault as fault:
+            refuse(flow, exchange, fault)
 
     def _route(self, flow: HTTPFlow, exchange: Exchange, endpoint: Endpoint) -> Awaitable[None] | None:
         """Checks a request to a model and decides where it goes; raises the fault. What is returned goes on with it."""

@@ -57,16 +57,32 @@ class Limits:
 
     def all_of(self, client: Client, model: str) -> Iterator[Charge]:
         """The same, and nothing is remembered."""
-        for limit in self.overall:
-            yield Charge(f"all/{limit.written}", limit, 1, "for all clients together", True)
-        for limit in self.each_client if client.limits is None else client.limits:
-            yield Charge(f"client/{client.name}/{limit.written}", limit, 1, f"in client {client.name}")
+        yield from self._of_all()
+        yield from self.of_client(client)
         spelled = model_name(model)  # with the tag that it has anyway: one model, however it is asked for
         for pattern, is_meant, limits in self.models:
             if is_meant(model) or is_meant(spelled) or is_meant(spelled.removesuffix(":latest")):
-                for limit in limits:
-                    scope = f"for all calls to `{pattern}` together"
-                    yield Charge(f"model/{pattern}/{limit.written}", limit, 1, scope, True)
+                yield from _of_model(pattern, limits)
+
+    def of_client(self, client: Client) -> Iterator[Charge]:
+        """Those that are its alone."""
+        for limit in self.each_client if client.limits is None else client.limits:
+            yield Charge(f"client/{client.name}/{limit.written}", limit, 1, f"in client {client.name}")
+
+    def shared(self) -> Iterator[Charge]:
+        """Those that several clients fall under together."""
+        yield from self._of_all()
+        for pattern, _, limits in self.models:
+            yield from _of_model(pattern, limits)
+
+    def _of_all(self) -> Iterator[Charge]:
+        for limit in self.overall:
+            yield Charge(f"all/{limit.written}", limit, 1, "for all clients together", True)
+
+
+def _of_model(pattern: str, limits: Sequence[Limit]) -> Iterator[Charge]:
+    for limit in limits:
+        yield Charge(f"model/{pattern}/{limit.written}", limit, 1, f"for all calls to `{pattern}` together", True)
 
 
 def limits_of(quotas: Quotas) -> Limits:

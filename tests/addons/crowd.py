@@ -16,6 +16,16 @@ from typing import Any, Self
 
 from tests.addons.calls import Answer, ask_on, dial, raw_request, read_answer
 from tests.gateway import Gateway
+from tests.standins import DeepSeekStandIn, OllamaStandIn
+
+
+def as_new(*servers: DeepSeekStandIn | OllamaStandIn) -> None:
+    """What a former test told them to do, and what they saw of it, is forgotten."""
+    for server in servers:
+        server.release()
+        server._plans.clear()
+        server.seen.clear()
+        server.always, server.aborted = None, 0
 
 
 class Caller:

@@ -16,7 +16,7 @@ from addons.layer import GatewayLayer
 from addons.node import Ticket
 from addons.stream import GatewayStream
 from tests.addons.calls import Http2, clean_log, pieces, rest_no_more, unanswered
-from tests.addons.crowd import Caller, ask, at_rest, row, rows
+from tests.addons.crowd import Caller, as_new, ask, at_rest, row, rows
 from tests.gateway import Gateway
 from tests.standins import HoldAfter, KeepAliveOnly, OllamaStandIn, Plan, Silence, SilenceAfterHeaders, Status, until
 
@@ -66,11 +66,7 @@ defaults:
 
 @pytest.fixture
 def place(shared: Place) -> Iterator[Place]:
-    for server in (shared.wide, shared.narrow):
-        server.release()
-        server._plans.clear()
-        server.seen.clear()
-        server.always, server.aborted = None, 0
+    as_new(shared.wide, shared.narrow)
     rest_no_more(shared.gateway)
     with clean_log(shared.gateway):
         yield shared

@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from rules.access import client_name
 from rules.estimates import Estimates
 from rules.quota import NANOS, Charge, Standing
 from tests.addons.calls import clean_log, pieces
+from tests.addons.crowd import as_new
 from tests.gateway import Gateway
 from tests.standins import CutAfter, DeepSeekStandIn, HoldAfter, OllamaStandIn, Pace, Status
 
@@ -88,6 +90,13 @@ class Place:
         """Of the client's own limits, in the order of the file."""
         return [standing.used for standing in self.look(client).values()][1:]
 
+    def status(self, client: str, query: str = "") -> dict[str, Any]:
+        with self.gateway.client(f"sk-{client}-key") as http:
+            reply = http.get(f"/gateway/status{query}")
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
     def charges(self, client: str) -> tuple[Charge, ...]:
         return self.gateway.state.rules.limits.of(self.gateway.state.rules.keys.named(client), "m")
 
@@ -136,6 +145,7 @@ rules:
   - {{name: local, when: {{model: "*m"}}, use: ["ollama/{{model}}", deepseek/deepseek-flash]}}
 clients:
 {clients}
+proxy: {{auth: {{tokens: [sk-operator-key]}}}}
 limits:
   overall: [100000 parallel]
   each_client: [1000/hour]
@@ -155,11 +165,7 @@ defaults:
 
 @pytest.fixture
 def place(shared: Place) -> Iterator[Place]:
-    for server in (shared.ollama, shared.deepseek):
-        server.release()
-        server._plans.clear()
-        server.always = None
-        server.seen.clear()
+    as_new(shared.ollama, shared.deepseek)
     with clean_log(shared.gateway):
         yield shared
         shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")
@@ -369,14 +375,20 @@ def test_a_used_up_budget_is_not_passed_by_way_of_a_model_that_costs_nothing(pla
     assert (place.deepseek.chats, place.used("broke")) == ([], before)
 
 
-def test_a_budget_that_calls_under_way_may_use_up_is_worth_asking_again(place: Place) -> None:
+def beside_itself(place: Place, client: str, **more: Any) -> Reply:
+    """What the second of two equal calls is told while the first one is under way."""
     place.deepseek.plan(HoldAfter(1))
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(place.ask, "saver", model="paid", max_tokens=15)
+        call = pool.submit(place.ask, client, model="paid", **more)
         place.gateway.until(lambda: place.deepseek.holding == 1, "the call is held")
-        reply = place.ask("saver", model="paid", max_tokens=15)
+        reply = place.ask(client, model="paid", **more)
         place.deepseek.release()
         assert call.result().status == 200
+    return reply
+
+
+def test_a_budget_that_calls_under_way_may_use_up_is_worth_asking_again(place: Place) -> None:
+    reply = beside_itself(place, "saver", max_tokens=15)
     assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
     assert reply.http.headers["retry-after"] == "1"
     assert "x-should-retry" not in reply.http.headers
@@ -385,13 +397,7 @@ def test_a_budget_that_calls_under_way_may_use_up_is_worth_asking_again(place: P
 
 def test_tokens_that_calls_under_way_set_aside_are_not_called_used(place: Place) -> None:
     place.gateway.state.limiter.estimates = Estimates()  # nothing is learned of its answers yet
-    place.deepseek.plan(HoldAfter(1))
-    with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(place.ask, "thrifty", model="paid", max_tokens=90)
-        place.gateway.until(lambda: place.deepseek.holding == 1, "the call is held")
-        reply = place.ask("thrifty", model="paid", max_tokens=90)
-        place.deepseek.release()
-        assert call.result().status == 200
+    reply = beside_itself(place, "thrifty", max_tokens=90)
     assert (reply.status, reply.error["type"], reply.error["code"]) == (429, "tokens", "rate_limit_exceeded")
     assert reply.http.headers["retry-after"] == "1"
     assert "Used 0," in reply.error["message"]
@@ -480,15 +486,33 @@ def test_an_image_that_cannot_be_fetched_gives_tokens_back(place: Place) -> None
 
 def test_a_client_can_look_where_its_own_limits_stand(place: Place) -> None:
     place.ask("looker", model="paid")
-    with place.gateway.client("sk-looker-key") as http:
-        rows = http.get("/gateway/status").json()["limits"]
+    rows = place.status("looker")["limits"]
     money, tokens, requests, parallel = (row["used"] for row in rows)
+    assert [(row["scope"], row["name"]) for row in rows] == [("client", "looker")] * 4
     assert [row["limit"] for row in rows] == ["1 USD/day", "9000 tokens/day", "7/day", "2 parallel"]
+    assert [row["amount"] for row in rows] == [1.0, 9000, 7, 2]
     assert 0 < money < 0.01
     assert (tokens > 0, requests, parallel) == (True, 1, 0)
     assert [0 < row["reset_seconds"] <= 88000 for row in rows] == [True, True, True, False]
-    with place.gateway.client("sk-free-key") as http:
-        assert "limits" not in http.get("/gateway/status").json()
+    others = place.status("looker", "?client=broke")["limits"]
+    assert {row["name"] for row in others} == {"looker"}, "another one's are none of its business"
+    assert "limits" not in place.status("free")
+
+
+def test_an_operator_sees_what_all_share_and_the_limits_of_any_client(place: Place) -> None:
+    def shown(query: str = "") -> list[tuple[str, str | None, str]]:
+        return [(row["scope"], row["name"], row["limit"]) for row in place.status("operator", query)["limits"]]
+
+    shared = [("all", None, "100000 parallel"), ("model", "scarce*", "3/hour")]
+    assert shown()[:2] == shared
+    (own,) = shown()[2:]
+    assert (own[0], own[1] or "", own[2]) == ("client", client_name("sk-operator-key"), "1000/hour")
+    assert shown("?client=tiny") == [*shared, ("client", "tiny", "20 tokens/hour"), ("client", "tiny", "100/hour")]
+    assert shown("?client=free") == shared
+    with place.gateway.client("sk-operator-key") as http:
+        reply = http.get("/gateway/status?client=nobody")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "client")
+    assert reply.json()["error"]["message"].startswith("No client is called 'nobody'; there are burst, tight, ")
 
 
 def test_the_log_of_a_refused_call_names_the_limit(place: Place) -> None:

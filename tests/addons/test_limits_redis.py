@@ -31,6 +31,7 @@ LIMITS = {
     "money": "0.25 USD/hour",
     "tokens": "600 tokens/minute",
     "place": "1 parallel",
+    "shown": "7/hour",
     "many": "1000/minute, 5000/hour, 100 USD/day",
 }
 """model -> what it may be asked for."""
@@ -92,9 +93,13 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def health(url: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{url}/health", trust_env=False, verify=NO_TLS, timeout=10).json()
+def health(url: str, path: str = "/health") -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(url + path, trust_env=False, verify=NO_TLS, timeout=10).json()
     return answer
+
+
+def status(url: str) -> dict[str, Any]:
+    return health(url, "/gateway/status")
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,15 @@ def test_money_is_one_budget_for_all_of_them(world: World) -> None:
     assert statuses(ask(urls, 60, "money")) == {200: 25, 429: 35}
     assert until(lambda: used(world.redis, "money") == 250_000_000)
     assert [one.body["error"]["code"] for one in ask(urls, 2, "money")] == ["insufficient_quota"] * 2
+
+
+def test_each_gateway_shows_what_all_of_them_have_used(world: World) -> None:
+    assert ask([world.gateways[0].url], 1, "shown")[0].status == 200
+    for one in world.gateways:
+        rows = {row["name"]: row for row in status(one.url)["limits"]}
+        assert list(rows) == [*LIMITS]
+        assert (rows["shown"]["amount"], rows["shown"]["used"]) == (7, 1)
+        assert 3600 < rows["shown"]["reset_seconds"] <= 3660
 
 
 def test_tokens_are_counted_as_they_were_used_wherever_it_was(world: World) -> None:
@@ -264,6 +278,7 @@ def test_a_gateway_starts_without_its_store_and_finds_it_later(ollama: OllamaSta
         gateway.until(lambda: bool(health(gateway.url)["models"]), "it knows its models")
         assert health(gateway.url)["limits"] == "away"
         assert statuses(ask([gateway.url], 60)) == {200: 60}
+        assert {(row["used"], row["reset_seconds"]) for row in status(gateway.url)["limits"]} == {(None, None)}
         own_redis.start()
         gateway.until(lambda: health(gateway.url)["limits"] == "connected", "it finds its store")
         assert statuses(ask([gateway.url], 60)) == {200: 50, 429: 10}
