@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
+import orjson
 import typer
 from rich import box
 from rich.console import Console
@@ -14,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from addons.cli_options import RulesOption
-from addons.keys import WHEN, add, check_client, line_for, new_key, open_rules, revoke, rows
+from addons.key_list import listed, table
+from addons.keys import WHEN, add, check_client, digest, line_for, new_key, open_rules, revoke
 from addons.settings import SettingsError
 from rules.callers import required
 
@@ -23,7 +26,8 @@ app = typer.Typer(add_completion=False)
 app.add_typer(keys, name="keys")
 
 ClientArgument = Annotated[str, typer.Argument(metavar="NAME", help="The client, as `clients` of the rules has it.")]
-_HEADS = ("client", "keys", "digests begin", "models", "limits", "expires", "state")
+_NARROW, _WIDE, _GAP = 12, 30, 2
+"""Characters: no column of `list` is made narrower than the first, none is wider than the second."""
 _BEGINNING = re.compile(r"[0-9a-fA-F]{4,64}")
 
 
@@ -32,6 +36,7 @@ def new(
     name: ClientArgument,
     rules: RulesOption = None,
     add_it: Annotated[bool, typer.Option("--add", help="Write its digest into the rules file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print client, key, digest, file and added as JSON.")] = False,
 ) -> None:
     """Make a key for a client, new or known, and print it once."""
     check_client(name)
@@ -39,6 +44,10 @@ def new(
     key = new_key()
     if add_it:
         add(opened, name, key)
+    if as_json:
+        made = {"client": name, "key": key, "digest": digest(key), "file": str(opened.path), "added": add_it}
+        print(orjson.dumps(made).decode())
+        return
     print(f"The key of {name}, which is shown only now:\n\n  {key}\n")
     if add_it:
         print(f"Its digest stands in {opened.path}. {WHEN}")
@@ -49,19 +58,35 @@ def new(
 
 
 @keys.command(name="list")
-def list_(rules: RulesOption = None) -> None:
-    """Show who may call, and how much."""
+def list_(
+    rules: RulesOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object for each client or key.")] = False,
+) -> None:
+    """Show who may call, and how much. Of each key no more than the beginning of its digest."""
     opened = open_rules(rules, os.environ)
-    found = list(rows(opened.file, datetime.now(UTC).date().isoformat()))
+    found = list(listed(opened.file, datetime.now(UTC).date().isoformat()))
+    if as_json:
+        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        return
     if not found:
         print(f"{opened.path} has no clients and no keys: only this machine may call, and needs none.")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in _HEADS:
-        table.add_column(head, justify="right" if head == "keys" else "left", no_wrap=head in ("client", "expires"))
-    for row in found:
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    _print(table(found))
+
+
+def _print(columns: Mapping[str, Sequence[str]]) -> None:
+    """As a table. Where the terminal is too narrow for all columns its lines go on in the next: left out is none."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    least = 0
+    for head, cells in columns.items():
+        width = max(len(line) for text in (head, *cells) for line in text.split("\n"))
+        shown.add_column(head, overflow="fold", min_width=min(width, _NARROW), max_width=_WIDE)
+        least += min(width, _NARROW) + _GAP
+    for row in zip(*columns.values(), strict=True):
+        shown.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    console.width = max(console.width, least)
+    console.print(shown)
 
 
 @keys.command(name="revoke")

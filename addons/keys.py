@@ -1,4 +1,4 @@
-"""Callers' keys in a rules file: new ones, all of them as a table, and their end.
+"""Callers' keys in a rules file: new ones, and their end.
 
 A key is made here and told once; the file gets its digest, of which no key can be made. A file is only ever replaced as
 a whole and at once, by one that is sound: whoever starts the gateway meanwhile finds the old one or the new one.
@@ -17,21 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from addons.local import ENDPOINTS
+from addons.logs import one_line
 from addons.rules_text import CannotChange, keys_in, with_key, without_keys
 from addons.settings import SettingsError, environment_for, find_rules, read_text
-from rules.access import DIGEST, client_name, digest_of
+from rules.access import DIGEST, digest_of
 from rules.callers import written
 from rules.load import RulesError, load_rules
 from rules.reader import filled_in
 from rules.schema import RulesFile
 from rules.snapshot import Rules
-from rules.terms import Caller
-from rules.terms import client_name as check_name
+from rules.terms import client_name
 from rules.values import near
 from wire.profiles import PROFILES
 
-SHOWN = 8
-"""Hex digits of a digest: enough to tell keys apart."""
 WHEN = "This takes effect when the gateway is started the next time."
 
 
@@ -78,9 +76,9 @@ def line_for(opened: Opened, client: str, key: str) -> str:
 def check_client(name: str) -> None:
     """Raises SettingsError for what cannot be a client's name."""
     try:
-        check_name(name)
+        client_name(name)
     except ValueError as error:
-        raise SettingsError(f"'{name}' cannot be a client's name: {error}") from None
+        raise SettingsError(f"'{one_line(name[:100])}' cannot be a client's name: {error}") from None
 
 
 def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str, ...]]:
@@ -90,7 +88,8 @@ def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str,
     """
     row = opened.file.clients.get(client)
     if row is None:
-        raise SettingsError(f"there is no client '{client}' in {opened.path}{near(client, opened.file.clients)}")
+        shown = one_line(client[:100])
+        raise SettingsError(f"there is no client '{shown}' in {opened.path}{near(client, opened.file.clients)}")
     found = {digest_of(key).hex() for key in written(row)}
     gone = {one for one in found if one.startswith(beginning.lower())}
     if not gone:
@@ -110,37 +109,6 @@ def _digests(keys: str) -> set[str]:
     return {digest_of(key).hex() for key in keys.split(",") if key.strip()}
 
 
-def rows(file: RulesFile, today: str) -> Iterator[tuple[str, ...]]:
-    """(client, keys, digests, models, limits, expires, state) of everybody who has a key, for people."""
-    for name, row in file.clients.items():
-        keys = [digest_of(key).hex()[:SHOWN] for key in written(row)]
-        yield (
-            name,
-            str(len(keys)),
-            " ".join(keys),
-            "all" if row.models is None else ", ".join(row.models),
-            _limits(row, file),
-            row.expires.isoformat() if row.expires is not None else "",
-            _state(row, keys, today),
-        )
-    usual = ", ".join(file.limits.each_client)
-    for token in file.proxy.auth.tokens:
-        key = token.get_secret_value()
-        yield client_name(key), "1", digest_of(key).hex()[:SHOWN], "all", usual, "", "unnamed"
-
-
-def _limits(row: Caller, file: RulesFile) -> str:
-    return ", ".join(row.limits if row.limits is not None else file.limits.each_client)
-
-
-def _state(row: Caller, keys: list[str], today: str) -> str:
-    if row.disabled:
-        return "disabled"
-    if row.expires is not None and row.expires.isoformat() < today:
-        return "expired"
-    return "may call" if keys else "has no key"
-
-
 def _load(text: str, environment: Mapping[str, str], path: Path) -> Rules:
     try:
         return load_rules(text, environment, name=str(path), profiles=PROFILES, endpoints=ENDPOINTS)
@@ -151,6 +119,8 @@ def _load(text: str, environment: Mapping[str, str], path: Path) -> Rules:
 def _change(opened: Opened, changed: Callable[[str], str]) -> None:
     """Changes the file as it stands now: another command may have changed it since it was opened."""
     path = opened.path
+    if not path.is_file():
+        raise SettingsError(f"{path} is no plain file: a key cannot be written into it, or taken out of it")
     with _alone(path.resolve().parent):
         before = read_text(path)
         environment = environment_for(before, path, opened.environment)

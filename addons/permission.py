@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rules.access import Client
-from rules.paths import OPENAI, permits
+from rules.paths import OPENAI, permits, spelled
 from rules.snapshot import Rules
 from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, NotFound, Unauthorized
 
@@ -51,7 +51,7 @@ def check_endpoint(client: Client, path: str, rules: Rules, *, own: bool) -> Non
             )
     elif not permits(client.endpoints, path, own=own):
         listed = rules.file.clients[client.name].endpoints or ()
-        may = _some([one if one == OPENAI else f"{OPENAI}{one}" for one in listed])
+        may = _some([*map(spelled, listed)])
         raise EndpointForbidden(f"Client '{client.name}' does not have access to this endpoint. It may call: {may}.")
 
 

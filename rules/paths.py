@@ -33,6 +33,11 @@ def path(value: str) -> str:
     return text
 
 
+def spelled(listed: str) -> str:
+    """What path() made of a path, as people write it."""
+    return listed if listed == OPENAI else f"{OPENAI}{listed}"
+
+
 Paths = Annotated[tuple[Annotated[str, AfterValidator(path)], ...], BeforeValidator(as_list), Field(min_length=1)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -186,6 +187,42 @@ def test_a_name_that_no_client_may_have_is_refused_before_a_key_is_made(name: st
     assert written(tmp_path) == REST
 
 
+@pytest.mark.parametrize("name", ["-x", "--", ".", "1", "0x1f", "null", "yes", "2026-01-01", "clients", "A" * 64])
+def test_a_name_that_yaml_would_read_as_something_else_is_a_name_all_the_same(
+    name: str, keys: Keys, tmp_path: Path
+) -> None:
+    key = shown_key(keys("new", "--add", "--", name))
+    assert identified(tmp_path / "rules.yaml", key) == name
+    assert keys("revoke", "--", name).startswith(f"1 key of {name} removed from rules.yaml. ")
+    assert identified(tmp_path / "rules.yaml", key) is None
+
+
+def test_a_name_that_would_steer_a_terminal_is_shown_and_steers_none(keys: Keys) -> None:
+    said = keys("new", "a\nb\x1b[31m" + "x" * 200, code=2)
+    assert said.startswith("'a?b?[31m" + "x" * 92 + "' cannot be a client's name: ")
+    assert keys("revoke", "a\nb\x1b[31m", code=2) == "there is no client 'a?b?[31m' in rules.yaml"
+
+
+def test_a_script_gets_the_new_key_as_json(keys: Keys, tmp_path: Path) -> None:
+    made = json.loads(keys("new", "notebook", "--json"))
+    assert made == {
+        "client": "notebook", "key": made["key"], "digest": digest(made["key"]), "file": "rules.yaml", "added": False
+    }  # fmt: skip
+    assert written(tmp_path) == REST
+    added = json.loads(keys("new", "notebook", "--add", "--json"))
+    assert (added["added"], identified(tmp_path / "rules.yaml", added["key"])) == (True, "notebook")
+
+
+def test_a_pipe_can_be_listed_and_not_written_into(keys: Keys, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for words, code in ((["list"], 0), (["new", "notebook", "--add"], 2)):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit((tmp_path / "pipe").write_text, REST)
+            said = keys(*words, "--rules", "pipe", code=code)
+        assert ("no clients and no keys" in said) is (code == 0)
+    assert said == "pipe is no plain file: a key cannot be written into it, or taken out of it"
+
+
 def test_a_client_that_differs_in_its_case_alone_is_refused(keys: Keys, tmp_path: Path) -> None:
     keys("new", "notebook", "--add")
     before = written(tmp_path)
@@ -207,55 +244,6 @@ def test_a_file_written_with_an_alias_is_left_to_its_writer(keys: Keys, tmp_path
     assert said.startswith("rules.yaml is left as it is: ")
     assert said.endswith("Change it by hand")
     assert written(tmp_path) == text
-
-
-CLIENTS = """\
-proxy: {auth: {tokens: ["${API_KEYS:-}"]}}
-clients:
-  notebook: {key: "${NOTEBOOK_KEY:-}", keys: [plain-key-0123], models: ["qwen*", chat], limits: [5/minute, 2 parallel]}
-  old: {key: old-key-01234, expires: 2020-02-02}
-  off: {key: off-key-01234, disabled: true, expires: 2020-02-02}
-  none: {keys: [], limits: []}
-  last: {key: last-key-0123, expires: TODAY}
-limits: {each_client: [100/minute]}
-"""
-
-
-def table(output: str) -> dict[str, list[str]]:
-    """client -> the cells of its row"""
-    rows = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if line.strip() and "─" not in line]
-    return {row[0]: row[1:] for row in rows}
-
-
-def test_the_list_says_who_may_call_and_shows_no_key(
-    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    today = datetime.now(UTC).date().isoformat()
-    (tmp_path / "rules.yaml").write_text(CLIENTS.replace("TODAY", today) + REST)
-    (tmp_path / ".env").write_text("NOTEBOOK_KEY=from-the-env-file\n")
-    monkeypatch.setenv("API_KEYS", "loose-key-0123")
-    output = keys("list")
-    short = {
-        key: digest(key)[7:15] for key in ("from-the-env-file", "plain-key-0123", "old-key-01234", "off-key-01234")
-    }
-    assert table(output) == {
-        "client": ["keys", "digests begin", "models", "limits", "expires", "state"],
-        "notebook": [
-            *("2", f"{short['from-the-env-file']} {short['plain-key-0123']}", "qwen*, chat", "5/minute, 2 parallel"),
-            "may call",
-        ],
-        "old": ["1", short["old-key-01234"], "all", "100/minute", "2020-02-02", "expired"],
-        "off": ["1", short["off-key-01234"], "all", "100/minute", "2020-02-02", "disabled"],
-        "none": ["0", "all", "has no key"],
-        "last": ["1", digest("last-key-0123")[7:15], "all", "100/minute", today, "may call"],
-        f"key-{digest('loose-key-0123')[7:15]}": ["1", digest("loose-key-0123")[7:15], "all", "100/minute", "unnamed"],
-    }
-    for key in (*short, "loose-key-0123", digest("plain-key-0123")):
-        assert key not in output
-
-
-def test_the_list_of_nobody_says_so(keys: Keys) -> None:
-    assert keys("list") == "rules.yaml has no clients and no keys: only this machine may call, and needs none.\n"
 
 
 def test_revoking_takes_every_key_of_the_client_and_nothing_else(keys: Keys, tmp_path: Path) -> None:
