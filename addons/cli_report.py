@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from addons.cli_options import RulesOption
-from addons.report import DAY, make_report
-from addons.report_source import open_ledger, said_plainly, shown_url
-from addons.report_view import as_csv, as_json, compare, show
+from addons.report import compare, make_report
+from addons.report_export import as_csv, as_json
+from addons.report_rows import DAY
+from addons.report_source import ledger_at, open_ledger, said_plainly, shown_url
+from addons.report_view import show
 from addons.settings import SettingsError, read_rules
 from rules.prices import UNPAID
 from rules.snapshot import Rules
@@ -53,8 +55,10 @@ def report(
     by: Annotated[By, typer.Option(help="What the table's lines are.")] = By.target,
     as_json_: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
     as_csv_: Annotated[bool, typer.Option("--csv", help="Print the groups and the total as CSV.")] = False,
+    client: Annotated[str | None, typer.Option(help="Only calls of this client. A pattern: 'ci-*'.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only calls that asked for this model. A pattern: 'gpt-*'.")] = None,
     rules: RulesOption = None,
-    ledger: Annotated[str | None, typer.Option(help="URL of another ledger than the one of the rules.")] = None,
+    ledger: Annotated[str | None, typer.Option(help="File or URL of another ledger than that of the rules.")] = None,
 ) -> None:
     """Show what calls cost, what that saved, and how fast and reliable the answers were."""
     if as_json_ and as_csv_:
@@ -65,14 +69,17 @@ def report(
         raise SettingsError("--since must be before --until (and before now)")
     loaded, _ = read_rules(rules, os.environ)
     terms = loaded.file.ledger
-    url = ledger if ledger is not None else terms.url if terms is not None else None
-    if url is None:
+    named = ledger if ledger is not None else terms.url if terms is not None else None
+    if named is None:
         raise SettingsError(
             "the rules keep no ledger: write `ledger: {url: sqlite:///ledger.sqlite}` there, or name one with --ledger"
         )
+    url = ledger_at(named)
     engine = open_ledger(url)
     with said_plainly(shown_url(url)), _progress() as told:
-        found = make_report(engine, by.value, start, end, is_local=_is_local(loaded), told=told)
+        found = make_report(
+            engine, by.value, start, end, client=client, model=model, is_local=_is_local(loaded), told=told
+        )
     comparison = compare(found, terms.compare_to if terms is not None else None)
     if as_json_:
         _write(orjson.dumps(as_json(found, comparison), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -87,7 +87,7 @@ def written(account: Account, ids: Ids, now: float) -> Written:
         first_ms,
         total_ms,
         marks_of(
-            _bucket(total_ms),
+            _bucket(total_ms) if tried else None,
             _bucket(first_ms) if first_ms is not None else None,
             status=account.status,
             streamed=account.streamed,

@@ -1,5 +1,7 @@
 """What a report counts of a call, in five characters: its two durations and its yes-or-no facts.
 
+A call that no target was asked for has no durations: what is refused at once would make all others look fast.
+
 The trap is a million rows. For a percentile and six shares a database would sort or compare each row anew, in every
 report. So the writer of the ledger puts them into one short text, the texts of a group come back as one string, and
 its characters are counted here. Two characters of printable ASCII hold a bucket of a fixed scale; text of a database in
@@ -19,9 +21,10 @@ LENGTH = 5
 LEFT = 499
 """The status of a call whose caller did not wait for its end: no error of ours."""
 FACTS: Mapping[str, int] = {
-    "streamed": 1, "estimated": 2, "unpriced": 4, "failed_over": 8, "errors": 16, "left": 32,
+    "streamed": 1, "estimated": 2, "unpriced": 4, "failed_over": 8, "errors": 16, "left": 32, "refused": 64,
 }  # fmt: skip
-"""The last two never go together, so their sum stays below _BASE."""
+"""Of the last four only one is true of a call, so a sum stays below _BASE."""
+_ERRORS, _LEFT, _REFUSED = FACTS["errors"], FACTS["left"], FACTS["refused"]
 _FIRST_CHAR, _BASE = 33, 90
 _STEP = math.log(1.05)
 _LAST = _BASE * _BASE - 2
@@ -40,7 +43,7 @@ def seconds_in(bucket: int) -> float:
 
 
 def marks_of(
-    total: int,
+    total: int | None,
     first: int | None,
     *,
     status: int,
@@ -49,19 +52,23 @@ def marks_of(
     unpriced: bool = False,
     failed: bool = False,
 ) -> str:
-    """`total` and `first` are the buckets of the whole time and of the time to the first token; `failed`: whether an
-    attempt of it failed.
+    """`total` and `first` are the buckets of the whole time and of the time to the first token, `total` None where no
+    target was asked; `failed`: whether an attempt of it failed.
     """
     facts = streamed | estimated << 1 | unpriced << 2
     if status < 400:
         facts |= failed << 3
+    elif status == LEFT:
+        facts |= _LEFT
     else:
-        facts |= FACTS["left"] if status == LEFT else FACTS["errors"]
-    return _two(total) + (_NONE if first is None else _two(first)) + chr(_FIRST_CHAR + facts)
+        facts |= _REFUSED if total is None and status < 500 else _ERRORS
+    return _two(total) + _two(first) + chr(_FIRST_CHAR + facts)
 
 
 @lru_cache(maxsize=1024)
-def _two(bucket: int) -> str:
+def _two(bucket: int | None) -> str:
+    if bucket is None:
+        return _NONE
     high, low = divmod(min(bucket, _LAST), _BASE)
     return chr(_FIRST_CHAR + high) + chr(_FIRST_CHAR + low)
 

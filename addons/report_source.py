@@ -7,6 +7,7 @@ needs files beside it even for reading; where its folder allows none and nobody 
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,14 +28,28 @@ _PRAGMAS = ("query_only=ON", f"mmap_size={1 << 40}", "cache_size=-32768")
 _versions = metadata.tables["ledger_version"]
 
 
-def open_ledger(url: str) -> Engine:
-    """A ledger's database for reading; raises SettingsError where there is none, or none that we can read."""
+def ledger_at(named: str) -> URL:
+    """The address that a person's words mean: that of a database, or the path of a SQLite file. Raises
+    SettingsError.
+    """
+    if "://" not in named:
+        return URL.create("sqlite", database=named)
     try:
-        parsed = make_url(url)
+        url = make_url(named)
     except ArgumentError:
-        raise SettingsError("the ledger's url is none of a SQLite or PostgreSQL database") from None
-    shown = _shown(parsed)
-    if parsed.get_backend_name() != "sqlite":
+        url = None
+    if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise SettingsError(
+            "the ledger's url is none of a SQLite or PostgreSQL database: it must be the path of a file, "
+            "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    return url
+
+
+def open_ledger(url: URL) -> Engine:
+    """A ledger's database for reading; raises SettingsError where there is none, or none that we can read."""
+    shown = shown_url(url)
+    if url.get_backend_name() != "sqlite":
         try:
             engine = engine_for(url, reads=True)
         except StoreAway as error:
@@ -42,16 +57,13 @@ def open_ledger(url: str) -> Engine:
         with said_plainly(shown):
             _look(engine, shown)
         return engine
-    file = Path(parsed.database or "")
-    if not file.is_file():
-        raise SettingsError(
-            f"there is no ledger at {shown}: the gateway makes it when it starts with `ledger:` in its rules"
-        )
+    file = Path(url.database or "")
+    _look_at(file, shown)
     engine = _sqlite(file, "mode=ro")
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first()
-    except DBAPIError as error:
+    except DBAPIError as error:  # where it is another one, _look() meets it again
         if _name_of(error) == "SQLITE_CANTOPEN" and not Path(f"{file}-wal").exists():
             engine = _sqlite(file, "mode=ro&immutable=1")
     with said_plainly(shown):
@@ -72,13 +84,31 @@ def said_plainly(shown: str) -> Iterator[None]:
         raise SettingsError(f"the ledger {shown} cannot be read: {said or type(cause).__name__}") from None
 
 
-def shown_url(url: str) -> str:
-    """A ledger's address without its password; raises nothing that open_ledger() has not raised."""
-    return _shown(make_url(url))
-
-
-def _shown(url: URL) -> str:
+def shown_url(url: URL) -> str:
+    """A ledger's address without its password."""
     return one_line(url.database or "" if url.get_backend_name() == "sqlite" else url.set(query={}).render_as_string())
+
+
+def _look_at(file: Path, shown: str) -> None:
+    """Says what a person can put right, before SQLite says less."""
+    right = "name the file that `ledger: {url: sqlite:///FILE}` in the rules names"
+    try:
+        found = file.stat()
+        regular = stat.S_ISREG(found.st_mode)
+        if regular:
+            file.open("rb").close()
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no ledger at {shown}: the gateway makes it when it starts with `ledger:` in its rules; {right}"
+        ) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise SettingsError(f"the ledger {shown} cannot be read: {one_line(why)}") from None
+    if not regular:
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
+        raise SettingsError(f"{shown or '.'} is {kind}, so no ledger: {right}")
+    if not found.st_size:
+        raise SettingsError(f"{shown} is empty, so no ledger: {right}")
 
 
 def _sqlite(file: Path, how: str) -> Engine:

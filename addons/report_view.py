@@ -1,18 +1,13 @@
-"""A report as people see it (a table that fits their terminal), and as programs read it (JSON, CSV).
+"""A report as people see it: a table that fits their terminal.
 
-The names in it were chosen by callers: none of them may steer a terminal, be taken for rich's markup, or be run by a
-spreadsheet as a formula.
+The names in it were chosen by callers: none of them may steer a terminal, or be taken for rich's markup.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -20,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from addons.figures import Figures, percentile, share, sum_of
 from addons.logs import one_line
-from addons.report import Figures, Key, Report, percentile
+from addons.report import Comparison, Key, Report, day_text, moment_text
 from rules.quota import NANOS
 
+_ONLY = {"client": " of the client {}", "model": " that asked for the model {}"}
 SHOWN = 25
 """Groups in the table; the rest are one line."""
 _NAME, _SHORT_NAME = 32, 16
@@ -31,138 +28,6 @@ _NAME, _SHORT_NAME = 32, 16
 _BAR = 24
 _MOST_DAYS = 60
 """Days in the line of days; of a longer period, the last ones."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What the calls cost, and what they would have cost. NANOS."""
-
-    model: str
-    """All at this one, in the cloud."""
-    calls: int
-    """For how many calls that is known: the other figures are of these alone."""
-    mixed: int
-    cloud: int
-    local: int | None
-    """All at local models, by the price of their machine's hour; None: there is one, and no call to tell it from."""
-
-
-def compare(report: Report, model: str | None) -> Comparison | None:
-    """None where the rules name no model to compare to, or no call can be compared."""
-    total, machine = report.total, report.local
-    if model is None or not total.compared_calls:
-        return None
-    local: int | None = 0
-    if machine is not None:
-        paid = machine.cost - machine.failed_cost
-        local = round(Decimal(paid) * total.tokens / machine.tokens) if machine.tokens else None
-    return Comparison(model, total.compared_calls, total.cost_of_compared, total.compared, local)
-
-
-# -- for programs
-
-
-def as_json(report: Report, comparison: Comparison | None) -> dict[str, Any]:
-    """Names that stay. Money as an exact decimal text, and in whole billionths of a USD."""
-    return {
-        "since": _moment(report.since),
-        "until": _moment(report.until),
-        "timezone": "UTC",
-        "by": report.by,
-        "total": _fields(report.total),
-        "groups": [{report.by: name_of(report, key), **_fields(one)} for key, one in ordered(report)],
-        "days": [{"day": day_text(day), **_fields(report.days[day])} for day in sorted(report.days)],
-        "comparison": None
-        if comparison is None
-        else {
-            "model": comparison.model,
-            "calls": comparison.calls,
-            **_money("mixed", comparison.mixed),
-            **_money("cloud", comparison.cloud),
-            **_money("local", comparison.local),
-        },
-    }
-
-
-def as_csv(report: Report) -> str:
-    """A header, a row for each group, and one of the total, whose group is empty and whose `row` says so."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    rows: list[tuple[str, str, Figures]] = [("group", name_of(report, key) or "", one) for key, one in ordered(report)]
-    for number, (kind, name, one) in enumerate([*rows, ("total", "", report.total)]):
-        fields = _fields(one)
-        if number == 0:
-            writer.writerow(["row", report.by, *fields])
-        writer.writerow([kind, _cell(name), *fields.values()])
-    return out.getvalue()
-
-
-def _cell(name: str) -> str:
-    return f"'{one_line(name)}" if name.startswith(_FORMULA) else one_line(name)
-
-
-def _fields(one: Figures) -> dict[str, Any]:
-    return {
-        "calls": one.calls,
-        "streamed": one.streamed,
-        "prompt_tokens": one.prompt,
-        "cached_tokens": one.cached,
-        "completion_tokens": one.completion,
-        "reasoning_tokens": one.reasoning,
-        "estimated_calls": one.estimated,
-        **_money("cost", one.cost),
-        **_money("failed_cost", one.failed_cost),
-        "unpriced_calls": one.unpriced,
-        "compared_calls": one.compared_calls,
-        **_money("compared", one.compared if one.compared_calls else None),
-        **_money("saved", one.saved),
-        "saved_share": one.saved_share,
-        "errors": one.errors,
-        "left": one.left,
-        "failed_over": one.failed_over,
-        "first_token_p50_s": _seconds(one.first_token, 0.5),
-        "first_token_p95_s": _seconds(one.first_token, 0.95),
-        "total_p50_s": _seconds(one.total, 0.5),
-        "total_p95_s": _seconds(one.total, 0.95),
-    }
-
-
-def _money(name: str, nanos: int | None) -> dict[str, Any]:
-    return {f"{name}_usd": None if nanos is None else exact(nanos), f"{name}_nanos": nanos}
-
-
-def exact(nanos: int) -> str:
-    """USD, to the last digit."""
-    return f"{'-' * (nanos < 0)}{abs(nanos) // NANOS}.{abs(nanos) % NANOS:09d}"
-
-
-def _seconds(buckets: Any, share: float) -> float | None:
-    found = percentile(buckets, share)
-    return None if found is None else round(found, 4)
-
-
-def _moment(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def day_text(day: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
-
-
-def name_of(report: Report, key: Key) -> str | None:
-    """A group's name: days are numbers."""
-    return day_text(key) if isinstance(key, int) else key
-
-
-def ordered(report: Report) -> list[tuple[Key, Figures]]:
-    """Days as they come; other groups with the most expensive one first."""
-    if report.by == "day":
-        return sorted(report.groups.items(), key=lambda item: str(item[0]).zfill(9))
-    return sorted(report.groups.items(), key=lambda item: (-item[1].cost, -item[1].calls, str(item[0])))
-
-
-# -- for people
 
 
 def show(report: Report, comparison: Comparison | None, console: Console) -> None:
@@ -177,10 +42,13 @@ def show(report: Report, comparison: Comparison | None, console: Console) -> Non
 
 def _lines(report: Report, comparison: Comparison | None, width: int, plain: bool) -> Iterator[Text | Table]:
     total = report.total
-    yield Text(f"{_moment(report.since)} to {_moment(report.until)}", style="bold")
+    yield Text(f"{moment_text(report.since)} to {moment_text(report.until)}", style="bold")
+    only = "".join(words.format(one_line(report.only[name])) for name, words in _ONLY.items() if name in report.only)
     if not total.calls:
-        yield Text("No calls in this period.")
+        yield Text(f"No calls in this period{only}.")
         return
+    if only:
+        yield Text(f"Only calls{only}.")
     yield from (Text(words) for words in _summary(total, plain))
     if comparison is not None:
         yield Text()
@@ -188,29 +56,41 @@ def _lines(report: Report, comparison: Comparison | None, width: int, plain: boo
     if len(report.days) > 1:
         yield Text()
         yield Text(_days(report, plain))
-    yield Text()
-    yield _table(report, width, plain)
-    notes = []
+    if report.groups:
+        yield Text()
+        yield _table(report, width, plain)
+    yield from (Text(note, style="dim") for note in _notes(report, plain))
+
+
+def _notes(report: Report, plain: bool) -> Iterator[str]:
+    total = report.total
+    unanswered = total.calls - total.answered
+    if report.of_attempts and unanswered:
+        refused = f" ({total.refused:,} refused)" if total.refused else ""
+        yield f"{_count(unanswered, 'call was', 'calls were')} answered by no target{refused}."
     if total.unpriced:
-        notes.append(f"{_at_least(plain)}: at least; calls to models without a price are not in it.")
+        yield f"{_at_least(plain)}: at least; calls to models without a price are not in it."
     if total.estimated:
-        notes.append(
-            f"{_about(plain)}: some tokens are an estimate, of calls that were cut off before they were counted."
-        )
-    notes.append("Times are half of the calls/95 % of them, about; all moments are in UTC.")
-    yield from (Text(note, style="dim") for note in notes)
+        yield f"{_about(plain)}: some tokens are an estimate, of calls that were cut off before they were counted."
+    if total.refused:
+        yield "Refused: by the gateway itself (4xx), before any target was asked. Errors and times leave these out."
+    of_what = "attempts" if report.of_attempts else "calls"
+    yield f"Times are half of the {of_what}/95 % of them, about; all moments are in UTC."
 
 
 def _summary(total: Figures, plain: bool) -> Iterator[str]:
     shares = (
-        (total.streamed, "streamed"), (total.errors, "errors"), (total.left, "left by the caller"),
-        (total.failed_over, "answered after a failure"),
+        (share(total.streamed, total.calls), "streamed"), (total.error_share, "errors"),
+        (share(total.left, total.calls), "left by the caller"),
+        (share(total.failed_over, total.calls), "answered after a failure"),
     )  # fmt: skip
-    yield "; ".join([f"Calls   {total.calls:,}", *(f"{percent(total.share(n))} {word}" for n, word in shares if n)])
-    estimate = f"; {percent(total.share(total.estimated))} of the calls estimated" if total.estimated else ""
+    refused = f", {total.refused:,} of them refused" if total.refused else ""
+    words = [f"{percent(part)} {word}" for part, word in shares if part]
+    yield "; ".join([f"Calls   {total.calls:,}{refused}", *words])
+    estimate = f"; {percent(share(total.estimated, total.calls))} of the calls estimated" if total.estimated else ""
     yield f"Tokens  {total.prompt:,} read ({total.cached:,} cached)"
     yield f"        {total.completion:,} written ({total.reasoning:,} reasoning){estimate}"
-    unpriced = f"; {_count(total.unpriced, 'call')} unpriced" if total.unpriced else ""
+    unpriced = f"; {_count(total.unpriced, 'call', 'calls')} unpriced" if total.unpriced else ""
     failed = f"; {dollars(total.failed_cost)} USD on failed attempts" if total.failed_cost else ""
     yield f"Cost    {_cost(total, plain)} USD{unpriced}{failed}"
     for label, buckets in (("First token", total.first_token), ("Whole call ", total.total)):
@@ -219,8 +99,8 @@ def _summary(total: Figures, plain: bool) -> Iterator[str]:
             yield f"{label}  about {_time(half)} s for half of the calls, {_time(most)} s for 95 % of them"
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _bars(comparison: Comparison, total: Figures, width: int, plain: bool) -> Iterator[Text]:
@@ -263,39 +143,45 @@ def _days(report: Report, plain: bool) -> str:
 type _Column = tuple[str, int, Callable[[Figures], str]]
 
 
-def _columns(total: Figures, plain: bool) -> list[_Column]:
+def _columns(report: Report, plain: bool) -> list[_Column]:
     """(head, how soon it goes where there is no room for it, cell)"""
 
     def tokens(one: Figures, count: int) -> str:
         return (_about(plain) if one.estimated else "") + short(count)
 
-    columns: list[_Column] = [
-        ("calls", 0, lambda one: f"{one.calls:,}"),
-        ("streamed", 8, lambda one: percent(one.share(one.streamed))),
-        ("read", 3, lambda one: tokens(one, one.prompt)),
-        ("cached", 9, lambda one: short(one.cached)),
-        ("written", 2, lambda one: tokens(one, one.completion)),
-        ("cost USD", 0, lambda one: _cost(one, plain)),
-        ("saved", 1, lambda one: "-" if one.saved_share is None else percent(one.saved_share)),
-        ("errors", 4, lambda one: percent(one.share(one.errors))),
-        ("failover", 7, lambda one: percent(one.share(one.failed_over))),
+    read: _Column = ("read", 3, lambda one: tokens(one, one.prompt))
+    cached: _Column = ("cached", 9, lambda one: short(one.cached))
+    written: _Column = ("written", 2, lambda one: tokens(one, one.completion))
+    cost: _Column = ("cost USD", 0, lambda one: _cost(one, plain))
+    times: tuple[_Column, _Column] = (
         ("first s", 6, lambda one: _times(one.first_token)),
         ("whole s", 5, lambda one: _times(one.total)),
+    )
+    if report.of_attempts:
+        failed: _Column = ("failed", 1, lambda one: percent(share(one.failed_attempts, one.attempts)))
+        return [("attempts", 0, lambda one: f"{one.attempts:,}"), read, cached, written, cost, failed, *times]
+    columns: list[_Column] = [
+        ("calls", 0, lambda one: f"{one.calls:,}"),
+        ("streamed", 8, lambda one: percent(share(one.streamed, one.calls))),
+        *(read, cached, written, cost),
+        ("saved", 1, lambda one: "-" if one.saved_share is None else percent(one.saved_share)),
+        ("refused", 7, lambda one: f"{one.refused:,}"),
+        ("errors", 4, lambda one: percent(one.error_share)),
+        ("failover", 7, lambda one: percent(share(one.failed_over, one.calls))),
+        *times,
     ]
-    return [column for column in columns if column[0] != "saved" or total.compared_calls]
+    wanted = {"saved": report.total.compared_calls, "refused": report.total.refused}
+    return [column for column in columns if wanted.get(column[0], True)]
 
 
 def _table(report: Report, width: int, plain: bool) -> Table:
-    rows = ordered(report)
+    rows = report.ordered()
     hidden = rows[SHOWN:] if len(rows) > SHOWN + 1 and report.by != "day" else []
-    lines = [(_name(report, key, plain), one) for key, one in rows[: len(rows) - len(hidden)]]
+    lines = [(_name(key, plain), one) for key, one in rows[: len(rows) - len(hidden)]]
     if hidden:
-        rest = Figures()
-        for _, one in hidden:
-            rest.add(one)
-        lines.append((f"{len(hidden):,} more", rest))
-    lines.append(("total", report.total))
-    columns = [(head, goes, [cell(one) for _, one in lines]) for head, goes, cell in _columns(report.total, plain)]
+        lines.append((f"{len(hidden):,} more", sum_of(one for _, one in hidden)))
+    lines.append(("total", report.total_of_groups))
+    columns = [(head, goes, [cell(one) for _, one in lines]) for head, goes, cell in _columns(report, plain)]
     names = min(_NAME, max(cell_len(name) for name in (report.by, *(name for name, _ in lines))))
     while names + sum(2 + max(map(cell_len, [head, *cells])) for head, _, cells in columns) > width:
         least = max(columns, key=lambda column: column[1])
@@ -316,8 +202,8 @@ def _table(report: Report, width: int, plain: bool) -> Table:
     return table
 
 
-def _name(report: Report, key: Key, plain: bool) -> str:
-    name = one_line(name_of(report, key) or "-")
+def _name(key: Key, plain: bool) -> str:
+    name = one_line(key or "-")
     return name.encode("ascii", "replace").decode() if plain else name
 
 
@@ -364,7 +250,7 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %" if share in (0, 1) or abs(share) >= 0.0995 else f"{share * 100:.1f} %"
 
 
-def _times(buckets: Any) -> str:
+def _times(buckets: Counter[int]) -> str:
     half, most = percentile(buckets, 0.5), percentile(buckets, 0.95)
     return "-" if half is None or most is None else f"{_time(half)}/{_time(most)}"
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Engine, delete
 
+from addons.figures import Figures
 from addons.ledger_store import LedgerStore, engine_for
-from addons.marks import marks_of
-from addons.report import DAY, Figures
-from addons.tables import calls
+from addons.marks import bucket_of, marks_of
+from addons.report import day_text
+from addons.report_rows import DAY
+from addons.tables import attempts, calls
 
 NOON = 1_800_014_400.0
 """2027-01-15 12:00:00 UTC."""
@@ -21,20 +24,29 @@ USUAL: Mapping[str, Any] = {
     "finish_reason": "stop", "streamed": False, "attempts": 1, "failed_attempts": 0, "prompt_tokens": 100,
     "cached_tokens": 0, "completion_tokens": 50, "reasoning_tokens": 0, "estimated": False, "cost": 0, "unpriced": False,
     "failed_cost": 0, "compared": None, "first_token_ms": None, "total_ms": 1000, "first_token_bucket": None,
-    "total_bucket": 142, "prompt": None, "answer": None,
+    "total_bucket": 142, "prompt": None, "answer": None, "tried": (),
+}  # fmt: skip
+USUAL_ATTEMPT: Mapping[str, Any] = {
+    "time": NOON, "target": "ollama/qwen2.5:7b", "outcome": "ok", "continues": False, "prompt_tokens": 100,
+    "cached_tokens": 0, "completion_tokens": 50, "reasoning_tokens": 0, "estimated": False, "cost": 0,
+    "first_token_ms": None, "total_ms": 1000,
 }  # fmt: skip
 
 
 def row(**fields: Any) -> dict[str, Any]:
-    """A call; its durations as buckets, for which the ledger has marks (stored)."""
+    """A call; its durations as buckets, for which the ledger has marks (stored), and its attempts as `tried`."""
     return {**USUAL, **fields}
+
+
+def attempt(**fields: Any) -> dict[str, Any]:
+    return {**USUAL_ATTEMPT, **fields}
 
 
 def stored(one: Mapping[str, Any]) -> dict[str, Any]:
     """As the ledger keeps it."""
-    kept = {name: value for name, value in one.items() if not name.endswith("_bucket")}
+    kept = {name: value for name, value in one.items() if not name.endswith("_bucket") and name != "tried"}
     facts = {name: bool(one[name]) for name in ("streamed", "estimated", "unpriced")}
-    total, first = one["total_bucket"], one["first_token_bucket"]
+    total, first = one["total_bucket"] if one["attempts"] else None, one["first_token_bucket"]
     failed = one["failed_attempts"] > 0
     return {**kept, "marks": marks_of(total, first, status=one["status"], failed=failed, **facts)}
 
@@ -52,15 +64,25 @@ def fill(engine: Engine, rows: Iterable[Mapping[str, Any]]) -> None:
     """These rows, and no others."""
     with engine.begin() as connection:
         connection.execute(delete(calls))
-        numbered = [{"id": number, **stored(one)} for number, one in enumerate(rows, 1)]
-        if numbered:
-            connection.execute(calls.insert(), numbered)
+        rows = list(rows)
+        made = [{"id": number, **stored(one)} for number, one in enumerate(rows, 1)]
+        tried = [
+            {"id": number * 100 + place, "call_id": number, "number": place, **try_}
+            for number, one in enumerate(rows, 1)
+            for place, try_ in enumerate(one["tried"], 1)
+        ]
+        for table, values in ((calls, made), (attempts, tried)):
+            if values:
+                connection.execute(table.insert(), values)
 
 
 def plain_sum(rows: Iterable[Mapping[str, Any]]) -> Figures:
     figures = Figures()
     for one in rows:
         figures.calls += 1
+        figures.attempts += one["attempts"]
+        figures.failed_attempts += one["failed_attempts"]
+        figures.answered += one["target"] is not None
         figures.prompt += one["prompt_tokens"]
         figures.cached += one["cached_tokens"]
         figures.completion += one["completion_tokens"]
@@ -74,17 +96,57 @@ def plain_sum(rows: Iterable[Mapping[str, Any]]) -> Figures:
         figures.streamed += one["streamed"]
         figures.estimated += one["estimated"]
         figures.unpriced += one["unpriced"]
-        figures.errors += one["status"] >= 400 and one["status"] != 499
+        refused = not one["attempts"] and 400 <= one["status"] < 500 and one["status"] != 499
+        figures.refused += refused
+        figures.errors += one["status"] >= 400 and one["status"] != 499 and not refused
         figures.left += one["status"] == 499
         figures.failed_over += one["failed_attempts"] > 0 and one["status"] < 400
-        figures.total[one["total_bucket"]] += 1
+        if one["attempts"]:
+            figures.total[one["total_bucket"]] += 1
         if one["first_token_bucket"] is not None:
             figures.first_token[one["first_token_bucket"]] += 1
     return figures
 
 
+def plain_sum_of_attempts(tried: Iterable[Mapping[str, Any]]) -> Figures:
+    figures = Figures()
+    for one in tried:
+        failed = one["outcome"] not in ("ok", "left")
+        figures.attempts += 1
+        figures.failed_attempts += failed
+        figures.left += one["outcome"] == "left"
+        figures.prompt += one["prompt_tokens"]
+        figures.cached += one["cached_tokens"]
+        figures.completion += one["completion_tokens"]
+        figures.reasoning += one["reasoning_tokens"]
+        figures.cost += one["cost"] or 0
+        figures.failed_cost += (one["cost"] or 0) * failed
+        figures.estimated += one["estimated"]
+        figures.unpriced += one["cost"] is None
+        figures.total[bucket_of(one["total_ms"] / 1000)] += 1
+        if one["first_token_ms"] is not None:
+            figures.first_token[bucket_of(one["first_token_ms"] / 1000)] += 1
+    return figures
+
+
+def plain_days(rows: Iterable[Mapping[str, Any]]) -> dict[int, Figures]:
+    return _grouped(rows, lambda one: math.floor(one["time"] / DAY), plain_sum)
+
+
 def plain_groups(rows: Iterable[Mapping[str, Any]], by: str) -> dict[Any, Figures]:
+    if by == "target":
+        return _grouped([tried for one in rows for tried in one["tried"]], itemgetter(by), plain_sum_of_attempts)
+    if by == "day":
+        return {day_text(day): one for day, one in plain_days(rows).items()}
+    return _grouped(rows, itemgetter(by), plain_sum)
+
+
+def _grouped(
+    ones: Iterable[Mapping[str, Any]],
+    key: Callable[[Mapping[str, Any]], Any],
+    sum_: Callable[[Iterable[Mapping[str, Any]]], Figures],
+) -> dict[Any, Figures]:
     members: dict[Any, list[Mapping[str, Any]]] = {}
-    for one in rows:
-        members.setdefault(math.floor(one["time"] / DAY) if by == "day" else one[by], []).append(one)
-    return {key: plain_sum(ones) for key, ones in members.items()}
+    for one in ones:
+        members.setdefault(key(one), []).append(one)
+    return {name: sum_(found) for name, found in members.items()}

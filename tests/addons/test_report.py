@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from addons import report as report_module
+from addons import report_rows
+from addons.figures import Figures, percentile, sum_of
+from addons.ledger_rows import Ids, written
+from addons.ledger_store import LedgerStore
 from addons.marks import bucket_of
-from addons.report import DAY, GROUPINGS, Figures, Report, make_report, percentile
-from addons.report_source import open_ledger
+from addons.report import GROUPINGS, Report, day_text, make_report
+from addons.report_rows import DAY
+from addons.report_source import ledger_at, open_ledger
+from rules.conditions import glob
+from rules.prices import Tokens
+from tests.addons.accounts import account, tried
 from tests.addons.ledgers import sqlite_url
-from tests.addons.reports import NOON, fill, new_ledger, plain_groups, plain_sum, row
+from tests.addons.reports import NOON, attempt, fill, new_ledger, plain_days, plain_groups, plain_sum, row
 from tests.postgres import BIN, Postgres
 
 MIDNIGHT = NOON // DAY * DAY
@@ -41,7 +48,7 @@ def writing(url: str) -> Engine:
 
 @pytest.fixture(scope="module")
 def reading(url: str, writing: Engine) -> Engine:
-    return open_ledger(url)
+    return open_ledger(ledger_at(url))
 
 
 names = st.sampled_from(["a", "b", "über", "[red]x[/red]", "=1+1", "日本"]) | st.text(
@@ -49,6 +56,20 @@ names = st.sampled_from(["a", "b", "über", "[red]x[/red]", "=1+1", "日本"]) |
 )
 amounts = st.integers(0, 10**13)
 buckets = st.integers(0, 700)
+targets = st.sampled_from(["ollama/a", "cloud/b"])
+attempts = st.builds(
+    attempt,
+    target=targets,
+    outcome=st.sampled_from(["ok", "left", "status_500", "cut"]),
+    prompt_tokens=st.integers(0, 10**9),
+    cached_tokens=st.integers(0, 10**6),
+    completion_tokens=st.integers(0, 10**9),
+    reasoning_tokens=st.integers(0, 10**6),
+    estimated=st.booleans(),
+    cost=st.none() | amounts,
+    first_token_ms=st.none() | st.integers(0, 10**7),
+    total_ms=st.integers(0, 10**7),
+)
 rows = st.builds(
     row,
     time=st.integers(int(MIDNIGHT) - 2 * DAY, int(MIDNIGHT) + 2 * DAY).map(float)
@@ -56,11 +77,13 @@ rows = st.builds(
     client=names,
     model=names,
     rule=st.none() | names,
-    target=st.none() | st.sampled_from(["ollama/a", "cloud/b"]),
+    target=st.none() | targets,
     endpoint=st.sampled_from(["/chat/completions", "/embeddings"]),
     status=st.sampled_from([200, 399, 400, 429, 498, 499, 500, 503]),
     streamed=st.booleans(),
+    attempts=st.integers(0, 2),
     failed_attempts=st.integers(0, 3),
+    tried=st.lists(attempts, max_size=3),
     prompt_tokens=st.integers(0, 10**9),
     cached_tokens=st.integers(0, 10**6),
     completion_tokens=st.integers(0, 10**9),
@@ -87,13 +110,68 @@ def test_the_report_is_a_plain_sum_over_the_rows_of_the_period(
     fill(writing, made)
     since, until = (MIDNIGHT + edge * 3600 for edge in sorted(edges))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_module, "PIECE", piece)
+        patch.setattr(report_rows, "PIECE", piece)
         found = make_report(reading, by, since, until, is_local=lambda target: target.startswith("ollama/"))
     inside = [one for one in made if since <= one["time"] < until]
     assert found.total == plain_sum(inside)
     assert found.groups == plain_groups(inside, by)
-    assert found.days == plain_groups(inside, "day")
+    assert found.days == plain_days(inside)
     assert found.local == plain_sum(one for one in inside if (one["target"] or "").startswith("ollama/"))
+
+
+_PATTERNS = ["a", "*", "?", "B", "*e*", "[ab]", "[!a]", "[[]red*", "über", "Ü*", "=1+1", "日?", "", "\\%", "_", "%"]
+
+
+@once_per_database
+@given(
+    made=st.lists(rows, max_size=30),
+    by=st.sampled_from(GROUPINGS),
+    client=st.none() | st.sampled_from(_PATTERNS),
+    model=st.none() | st.sampled_from(_PATTERNS),
+)
+def test_only_calls_that_fit_the_patterns_are_reported(
+    writing: Engine, reading: Engine, made: list[dict[str, Any]], by: str, client: str | None, model: str | None
+) -> None:
+    fill(writing, made)
+    found = make_report(reading, by, 0.0, 2 * NOON, client=client, model=model)
+    patterns = {name: pattern for name, pattern in (("client", client), ("model", model)) if pattern is not None}
+    meant = [one for one in made if all(glob((pattern,))(one[name]) for name, pattern in patterns.items())]
+    assert found.total == plain_sum(meant)
+    assert found.groups == plain_groups(meant, by)
+    assert found.days == plain_days(meant)
+
+
+_MOMENTS = st.floats(MIDNIGHT - DAY, MIDNIGHT + DAY)
+_TRIED = st.builds(
+    tried,
+    targets,
+    started=_MOMENTS,
+    outcome=st.sampled_from(["ok", "left", "status_500"]),
+    tokens=st.builds(Tokens, *(st.integers(0, 10**6),) * 4),
+    estimated=st.booleans(),
+    cost=st.none() | amounts,
+    took=st.floats(0, 1e4),
+)
+
+
+@once_per_database
+@given(made=st.lists(st.tuples(_MOMENTS, st.lists(_TRIED, max_size=4)), max_size=10))
+def test_what_targets_took_adds_up_to_what_calls_cost(
+    url: str, writing: Engine, reading: Engine, made: list[Any]
+) -> None:
+    fill(writing, [])
+    ids, store = Ids(1), LedgerStore(url)
+    store.write([written(account(*ones, time=began), ids, NOON) for began, ones in made])
+    store.close()
+    # An attempt may begin after midnight, at which the period ends, though its call began before.
+    found = make_report(reading, "target", 0.0, MIDNIGHT)
+    inside = [ones for began, ones in made if began < MIDNIGHT]
+    added = sum_of(found.groups.values())
+    for name in ("attempts", "failed_attempts", "prompt", "cached", "completion", "reasoning", "cost"):
+        assert getattr(added, name) == getattr(found.total, name)
+    assert added.attempts == sum(map(len, inside))
+    assert added.cost == sum(one.cost or 0 for ones in inside for one in ones)
+    assert added.unpriced == sum(one.cost is None for ones in inside for one in ones)
 
 
 @once_per_database
@@ -102,10 +180,7 @@ def test_groups_and_days_add_up_to_the_total(writing: Engine, reading: Engine, m
     fill(writing, made)
     found = make_report(reading, "client", 0.0, 2 * NOON)
     for parts in (found.groups, found.days):
-        added = Figures()
-        for one in parts.values():
-            added.add(one)
-        assert added == found.total
+        assert sum_of(parts.values()) == found.total
     assert found.local is None
 
 
@@ -123,14 +198,14 @@ def test_days_begin_at_midnight_utc(writing: Engine, reading: Engine) -> None:
     fill(writing, [row(time=MIDNIGHT - 0.001), row(time=MIDNIGHT), row(time=MIDNIGHT + DAY - 0.001)])
     day = int(MIDNIGHT // DAY)
     found = make_report(reading, "day", 0.0, 2 * NOON)
-    assert {key: one.calls for key, one in found.groups.items()} == {day - 1: 1, day: 2}
+    assert {key: one.calls for key, one in found.groups.items()} == {day_text(day - 1): 1, day_text(day): 2}
 
 
 def test_it_tells_how_far_it_is_up_to_the_end(
     writing: Engine, reading: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(writing, [row(time=NOON + second) for second in range(100)])
-    monkeypatch.setattr(report_module, "PIECE", 10)
+    monkeypatch.setattr(report_rows, "PIECE", 10)
     heard: list[tuple[int, int]] = []
     make_report(reading, "client", NOON, NOON + 100, told=lambda done, total: heard.append((done, total)))
     assert heard == [(done, 100) for done in range(10, 101, 10)]
@@ -139,7 +214,7 @@ def test_it_tells_how_far_it_is_up_to_the_end(
 def test_what_ends_a_reader_is_raised_and_no_thread_is_left(tmp_path: Path) -> None:
     broken = sqlite_url(tmp_path)
     made = new_ledger(broken, [row()])
-    engine = open_ledger(broken)
+    engine = open_ledger(ledger_at(broken))
     before = threading.active_count()
     with made.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE calls RENAME COLUMN prompt_tokens TO other")

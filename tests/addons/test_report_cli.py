@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sqlite3
 import sys
 import time
@@ -21,12 +22,14 @@ from rich.console import Console
 
 from addons.cli import main
 from addons.cli_report import By, moment
-from addons.report import GROUPINGS, Figures, Report, make_report
-from addons.report_source import open_ledger
-from addons.report_view import Comparison, as_csv, as_json, compare, dollars, exact, percent, short, show
+from addons.figures import Figures, share
+from addons.report import GROUPINGS, Comparison, Report, compare, make_report
+from addons.report_export import as_csv, as_json, exact
+from addons.report_source import ledger_at, open_ledger
+from addons.report_view import dollars, percent, short, show
 from addons.settings import SettingsError
 from tests.addons.ledgers import account, running, sqlite_url, until
-from tests.addons.reports import NOON, new_ledger, row
+from tests.addons.reports import NOON, attempt, new_ledger, row
 
 RULES = (
     "providers: {ollama: {dialect: ollama, urls: ['http://127.0.0.1:9']}}\n"
@@ -101,7 +104,7 @@ def printed(report: Report, comparison: Comparison | None = None, *, width: int 
 def report_of(tmp_path: Path, *rows: dict[str, Any], by: str = "client", local: bool = False) -> Report:
     new_ledger(sqlite_url(tmp_path), rows)
     is_local = (lambda target: target.startswith("ollama/")) if local else None
-    return make_report(open_ledger(sqlite_url(tmp_path)), by, 0.0, 2 * NOON, is_local=is_local)
+    return make_report(open_ledger(ledger_at(sqlite_url(tmp_path))), by, 0.0, 2 * NOON, is_local=is_local)
 
 
 def test_each_grouping_is_an_option() -> None:
@@ -125,11 +128,13 @@ def test_json_has_exact_money_and_names_as_they_are(command: Command, ledger: Ca
         ago(client=HOSTILE[0], cost=1, compared=3, cached_tokens=7, reasoning_tokens=5, streamed=True, first_token_bucket=10),
         ago(client="b", cost=10**18 + 1, status=499, failed_cost=2, unpriced=True, estimated=True),
         ago(client="b", status=503),
-        ago(client="b", failed_attempts=1),
+        ago(client="b", attempts=2, failed_attempts=1),
+        ago(client="b", status=429, attempts=0, target=None, prompt_tokens=0, completion_tokens=0, total_bucket=1),
         rules=COMPARED,
     )  # fmt: skip
     done = command("--json", "--by", "client")
     found = json.loads(done.out)
+    assert (found["client"], found["model"]) == (None, None)
     assert (found["timezone"], found["by"], len(found["days"])) == (
         "UTC",
         "client",
@@ -137,11 +142,12 @@ def test_json_has_exact_money_and_names_as_they_are(command: Command, ledger: Ca
     )
     assert [one["client"] for one in found["groups"]] == ["b", HOSTILE[0]]
     assert found["total"] == {
-        "calls": 4, "streamed": 1, "prompt_tokens": 400, "cached_tokens": 7, "completion_tokens": 200, "reasoning_tokens": 5,
+        "calls": 5, "streamed": 1, "prompt_tokens": 400, "cached_tokens": 7, "completion_tokens": 200, "reasoning_tokens": 5,
         "estimated_calls": 1, "cost_usd": "1000000000.000000002", "cost_nanos": 10**18 + 2,
         "failed_cost_usd": "0.000000002", "failed_cost_nanos": 2, "unpriced_calls": 1, "compared_calls": 1,
         "compared_usd": "0.000000003", "compared_nanos": 3, "saved_usd": "0.000000002", "saved_nanos": 2,
-        "saved_share": 2 / 3, "errors": 1, "left": 1, "failed_over": 1, "first_token_p50_s": 0.0016,
+        "saved_share": 2 / 3, "refused": 1, "errors": 1, "error_share": 0.25, "left": 1, "failed_over": 1,
+        "unanswered": 1, "attempts": 5, "failed_attempts": 1, "first_token_p50_s": 0.0016,
         "first_token_p95_s": 0.0016, "total_p50_s": 1.0207, "total_p95_s": 1.0207,
     }  # fmt: skip
     assert found["comparison"] == {
@@ -162,8 +168,102 @@ def test_csv_has_a_header_a_row_per_group_and_the_total_and_no_formula(tmp_path:
 
 def test_csv_of_no_calls_is_a_total_of_nothing(command: Command, ledger: Callable[..., Path]) -> None:
     ledger()
-    header, total = csv.reader(io.StringIO(command("--csv").out))
-    assert dict(zip(header, total, strict=True))["calls"] == "0"
+    for by, counted in (("client", "calls"), ("target", "attempts")):
+        header, total = csv.reader(io.StringIO(command("--csv", "--by", by).out))
+        assert dict(zip(header, total, strict=True))[counted] == "0"
+
+
+def two_targets() -> list[dict[str, Any]]:
+    """Three calls: one that a second target answered, one that nobody answered, one that was refused."""
+    broken = attempt(target="cloud/a", outcome="status_500", cost=10**9, completion_tokens=0, total_ms=100)
+    answered = attempt(target="ollama/b", cost=2 * 10**9, first_token_ms=500, estimated=True)
+    left = attempt(target="ollama/b", outcome="left", cost=None)
+    both = {"attempts": 2, "failed_attempts": 1}
+    return [
+        ago(target="ollama/b", cost=3 * 10**9, failed_cost=10**9, tried=[broken, answered], **both),
+        ago(target="ollama/b", cost=10**9, failed_cost=10**9, status=499, unpriced=True, tried=[broken, left], **both),
+        ago(target=None, status=429, attempts=0),
+    ]
+
+
+def test_by_target_each_attempt_counts_at_its_own_target(command: Command, ledger: Callable[..., Path]) -> None:
+    ledger(*two_targets())
+    done = json.loads(command("--json").out)
+    assert done["by"] == "target"
+    times = {"first_token_p50_s": None, "first_token_p95_s": None, "total_p50_s": 0.103, "total_p95_s": 0.103}
+    assert done["groups"] == [
+        {
+            "target": "cloud/a", "attempts": 2, "failed_attempts": 2, "left": 0, "prompt_tokens": 200, "cached_tokens": 0,
+            "completion_tokens": 0, "reasoning_tokens": 0, "estimated_attempts": 0, "cost_usd": "2.000000000",
+            "cost_nanos": 2 * 10**9, "failed_cost_usd": "2.000000000", "failed_cost_nanos": 2 * 10**9,
+            "unpriced_attempts": 0, **times,
+        },
+        {
+            "target": "ollama/b", "attempts": 2, "failed_attempts": 0, "left": 1, "prompt_tokens": 200,
+            "cached_tokens": 0, "completion_tokens": 100, "reasoning_tokens": 0, "estimated_attempts": 1,
+            "cost_usd": "2.000000000", "cost_nanos": 2 * 10**9, "failed_cost_usd": "0.000000000", "failed_cost_nanos": 0,
+            "unpriced_attempts": 1, "first_token_p50_s": 0.5155, "first_token_p95_s": 0.5155, "total_p50_s": 1.0207,
+            "total_p95_s": 1.0207,
+        },
+    ]  # fmt: skip
+    assert (done["total"]["calls"], done["total"]["cost_nanos"], done["total"]["unanswered"]) == (3, 4 * 10**9, 1)
+    header, *rows = csv.reader(io.StringIO(command("--csv", "--by", "target").out))
+    assert header[:3] == ["row", "target", "attempts"]
+    assert [row[:3] for row in rows] == [["group", "cloud/a", "2"], ["group", "ollama/b", "2"], ["total", "", "4"]]
+    assert [row[header.index("cost_nanos")] for row in rows] == ["2000000000", "2000000000", "4000000000"]
+
+
+def test_by_target_what_nobody_answered_is_a_sentence_and_no_line(
+    command: Command, ledger: Callable[..., Path]
+) -> None:
+    ledger(*two_targets())
+    text = command("--by", "target").out
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if "/" in line}
+    assert lines["cloud/a"] == ["cloud/a", "2", "200", "0", "0", "2.00", "100", "%", "-", "0.1/0.1"]
+    assert lines["ollama/b"][:8] == ["ollama/b", "2", "≈200", "0", "≈100", "≥", "2.00", "0"]
+    assert not [line for line in text.splitlines() if line.startswith("- ")]
+    assert "1 call was answered by no target (1 refused)." in text
+    assert "Times are half of the attempts" in text
+
+
+def test_calls_that_asked_no_target_make_an_empty_table_no_table(command: Command, ledger: Callable[..., Path]) -> None:
+    ledger(ago(target=None, status=403, attempts=0), ago(target=None, status=503, attempts=0))
+    text = command("--by", "target").out
+    assert "Calls   2, 1 of them refused; 100 % errors" in text
+    assert "2 calls were answered by no target (1 refused)." in text
+    assert "attempts  " not in text
+
+
+def test_what_was_refused_is_no_error_and_has_no_time(command: Command, ledger: Callable[..., Path]) -> None:
+    refused = (ago(status=status, attempts=0, target=None, total_bucket=1) for status in (400, 403, 429, 429))
+    ledger(ago(), ago(status=502), *refused)
+    text = command("--by", "client").out
+    assert "Calls   6, 4 of them refused; 50 % errors" in text
+    assert "Whole call   about 1.0 s for half of the calls" in text
+    head, *lines = [line.split() for line in text.splitlines() if line.startswith(("client", "notebook"))]
+    assert [line[head.index("refused")] for line in lines] == ["4"]  # `cost USD` are two words, and so is `0 %`
+    assert "Refused: by the gateway itself (4xx), before any target was asked." in text
+
+
+def test_a_report_may_be_of_some_clients_and_models(command: Command, ledger: Callable[..., Path]) -> None:
+    ledger(*(ago(client=client, model=model) for client in ("ci-1", "ci-2", "phone") for model in ("gpt-4o", "o3")))
+
+    def groups(*arguments: str) -> list[str]:
+        return sorted(
+            one["client"] for one in json.loads(command("--json", "--by", "client", *arguments).out)["groups"]
+        )
+
+    assert groups("--client", "ci-*") == ["ci-1", "ci-2"]
+    assert groups("--client", "CI-[!2]") == ["ci-1"]
+    assert groups("--model", "o3") == ["ci-1", "ci-2", "phone"]
+    assert groups("--client", "phone", "--model", "nobody") == []
+    text = command("--client", "phone").out
+    assert "Calls   2" in text
+    assert "Only calls of the client phone." in text
+    assert (
+        "No calls in this period of the client x that asked for the model gpt-*."
+        in command("--client", "x", "--model", "gpt-*").out
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
@@ -277,7 +377,7 @@ def test_a_table_for_a_file_is_wide_and_plain(command: Command, ledger: Callable
     assert (done.code, done.err) == (0, "")
     assert "\x1b" not in done.out
     assert "Calls   1" in done.out
-    assert "failover" in done.out
+    assert "failover" in command("--by", "client").out
 
 
 def test_no_calls_are_said_to_be_none(command: Command, ledger: Callable[..., Path]) -> None:
@@ -295,13 +395,13 @@ def test_nothing_is_written_to_the_ledger(command: Command, ledger: Callable[...
 def test_a_ledger_in_a_folder_where_nothing_can_be_made_is_read(tmp_path: Path) -> None:
     new_ledger(sqlite_url(tmp_path), [row()])
     (tmp_path / "ledger.sqlite-shm").mkdir()  # in the way of what reading makes, for root too
-    assert make_report(open_ledger(sqlite_url(tmp_path)), "client", 0.0, 2 * NOON).total.calls == 1
+    assert make_report(open_ledger(ledger_at(sqlite_url(tmp_path))), "client", 0.0, 2 * NOON).total.calls == 1
 
 
 @pytest.mark.parametrize(("content", "words"), [
     (None, "there is no ledger at "),
     (b"this is not a database, but a text that is long enough" * 100, "is not a SQLite file"),
-    (b"", "is no ledger: it has no table `calls` of unigate's"),
+    (b"", "ledger.sqlite is empty, so no ledger: name the file that `ledger: {url: sqlite:///FILE}`"),
 ])  # fmt: skip
 def test_what_is_no_ledger_is_said_in_plain_words(
     content: bytes | None, words: str, tmp_path: Path, command: Command
@@ -314,6 +414,37 @@ def test_what_is_no_ledger_is_said_in_plain_words(
     assert done.err.startswith("unigate: ")
     assert words in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("named", "words"), [
+    ("nix.sqlite", "there is no ledger at nix.sqlite: the gateway makes it when it starts"),
+    ("sqlite:///nix.sqlite", "there is no ledger at nix.sqlite: the gateway makes it when it starts"),
+    ("folder", "folder is a folder, so no ledger: name the file"),
+    ("", ". is a folder, so no ledger"),
+    ("folder/no/where.sqlite", "there is no ledger at folder/no/where.sqlite"),
+    ("rules.yaml/x", "the ledger rules.yaml/x cannot be read: Not a directory"),
+    ("rules.yaml", "rules.yaml is no ledger: it is not a SQLite file"),
+    ("/dev/null", "/dev/null is no file, so no ledger"),
+    ("pipe", "pipe is no file, so no ledger"),
+    ("n" * 300, "cannot be read: File name too long"),
+    ("another.sqlite", "another.sqlite is no ledger: it has no table `calls` of unigate's"),
+    ("cut.sqlite", "cut.sqlite"),
+])  # fmt: skip
+def test_what_is_named_and_is_no_ledger_is_said_and_left_as_it_is(
+    named: str, words: str, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "rules.yaml").write_text(RULES)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with closing(sqlite3.connect(tmp_path / "another.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE calls (id)")
+    (tmp_path / "cut.sqlite").write_bytes((tmp_path / "another.sqlite").read_bytes()[:4196])
+    before = sorted(tmp_path.rglob("*"))
+    done = command("--ledger", named)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("version", "words"), [(99, "of a later unigate"), (0, "of an earlier unigate")])
@@ -338,12 +469,13 @@ def test_a_ledger_can_be_named_that_the_rules_do_not_have(tmp_path: Path, comman
     (folder := tmp_path / "odd #folder 100%").mkdir()
     (tmp_path / "ledger.sqlite").rename(folder / "é.db")
     assert "Calls   1" in command("--ledger", "sqlite:///odd #folder 100%/é.db").out
+    assert "Calls   1" in command("--ledger", "odd #folder 100%/é.db").out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["odd #folder 100%", "rules.yaml"]
 
 
 @pytest.mark.parametrize(("url", "words"), [
     ("mysql://x/y", "none of a SQLite or PostgreSQL database"),
-    ("nonsense", "none of a SQLite or PostgreSQL database"),
+    ("://", "it must be the path of a file, sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"),
     ("postgresql://me:sesame@127.0.0.1:1/ledger", "cannot be read: connection failed"),
 ])  # fmt: skip
 def test_a_ledger_that_cannot_be_reached_is_said_without_its_password(
@@ -408,7 +540,7 @@ def test_tokens_are_short(count: int, shown: str) -> None:
 
 
 def test_figures_of_nothing_have_no_shares() -> None:
-    assert (Figures().share(3), Figures().saved, Figures().saved_share, Figures(compared_calls=1).saved_share) == (
+    assert (share(3, 0), Figures().saved, Figures().saved_share, Figures(compared_calls=1).saved_share) == (
         0.0,
         None,
         None,

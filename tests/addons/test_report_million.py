@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.dialects import sqlite
 
 from addons.report import make_report
-from addons.report_source import open_ledger
+from addons.report_source import ledger_at, open_ledger
 from addons.tables import calls
 from tests.addons.ledgers import sqlite_url
 from tests.addons.reports import NOON, new_ledger, plain_groups, row, stored
@@ -24,6 +24,10 @@ PERIOD = (NOON - DAYS * 86400, NOON)
 PATIENCE = 4.0
 """Seconds of a processor. It takes about one and a half, of two cores at once; more where others use them too."""
 _KINDS = 997
+_ATTEMPTS = """
+INSERT INTO attempts SELECT 2 * id + {number}, id, {number}, time, {target}, {outcome}, 0, prompt_tokens, 0,
+completion_tokens, 0, 0, {cost}, total_ms / 2, total_ms + id % 500 FROM calls WHERE {which}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +72,18 @@ def url(tmp_path_factory: pytest.TempPathFactory, kinds: list[dict[str, object]]
 
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.executemany(str(insert), rows())
+        connection.execute(_ATTEMPTS.format(number=1, target="target", outcome="'ok'", cost="cost", which="1"))
+        connection.execute(
+            _ATTEMPTS.format(number=0, target="'cloud/broken'", outcome="'cut'", cost="0", which="id % 10 = 0")
+        )
     yield url
     Path(folder / "ledger.sqlite").unlink()  # pytest keeps folders, and this file is large
 
 
-@pytest.mark.parametrize("by", ["client", "day", "target"])
+@pytest.mark.parametrize("by", ["client", "day"])
 def test_a_million_calls_are_reported_in_seconds(url: str, kinds: list[dict[str, object]], by: str) -> None:
     begun = time.process_time()
-    found = make_report(open_ledger(url), by, *PERIOD)
+    found = make_report(open_ledger(ledger_at(url)), by, *PERIOD)
     took = time.process_time() - begun
     assert found.total.calls == COUNT
     assert took < PATIENCE
@@ -88,3 +96,22 @@ def test_a_million_calls_are_reported_in_seconds(url: str, kinds: list[dict[str,
             for key in often
         }
         assert {key: one.calls for key, one in found.groups.items()} == expected
+
+
+def test_their_attempts_are_reported_by_target_in_seconds(url: str, kinds: list[dict[str, object]]) -> None:
+    begun = time.process_time()
+    found = make_report(open_ledger(ledger_at(url)), "target", *PERIOD)
+    took = time.process_time() - begun
+    assert found.total.calls == COUNT
+    assert took < 2 * PATIENCE
+    assert found.groups.keys() == {"cloud/broken", *(kind["target"] for kind in kinds)}
+    assert found.groups["cloud/broken"].failed_attempts == found.total_of_groups.failed_attempts == COUNT // 10
+    assert found.total_of_groups.attempts == COUNT + COUNT // 10
+    assert found.total_of_groups.cost == found.total.cost
+
+
+def test_some_of_them_are_reported_in_less(url: str, kinds: list[dict[str, object]]) -> None:
+    begun = time.process_time()
+    found = make_report(open_ledger(ledger_at(url)), "target", *PERIOD, client="client-7")
+    assert time.process_time() - begun < PATIENCE
+    assert found.total.calls > COUNT // 100
