@@ -37,7 +37,7 @@ from mitmproxy.proxy.layers.http import (
     RegisterHttpConnection,
 )
 
-from addons.caller import CallerStream, LastCall
+from addons.clock import ClockedStream, LastCall
 from addons.http1 import CallerHttp1, UpstreamConnection
 from addons.parts import FanOut, PartStream
 from addons.sending import PieceTaken
@@ -142,7 +142,7 @@ class GatewayLayer(HttpLayer):
         self.streams[stream_id] = GatewayStream(self.context.fork(), stream_id, self.state, self)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
-    def fan_out(self, stream: CallerStream) -> FanOut:
+    def fan_out(self, stream: ClockedStream) -> FanOut:
         """The parts of a call that is asked in parts."""
         assert isinstance(stream, GatewayStream)
         return FanOut(stream, self._adopt)

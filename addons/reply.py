@@ -17,7 +17,8 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseHeaders
 
-from addons.caller import CallerStream, Switchboard
+from addons.caller import CallerStream
+from addons.clock import Switchboard
 from addons.exchange import Exchange
 from addons.state import State
 from wire.answer import Streamed, Whole

@@ -1,8 +1,8 @@
 """The upstreams' side of one call: attempts, one after the other, until one answers (layer.py says what that is).
 
-The caller's side is caller.py's, the reading of one reply reply.py's. Once the caller has the beginning of an answer, a
-failure is handed over all the same: the next target goes on from there, and what it says a second time is skipped
-(wire/resume.py).
+The request is intake.py's, the answer caller.py's, the reading of one reply reply.py's, the ends endings.py's. Once
+the caller has the beginning of an answer, a failure is handed over all the same: the next target goes on from there,
+and what it says a second time is skipped (wire/resume.py).
 """
 
 from __future__ import annotations
@@ -26,24 +26,21 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseHeaders,
     ResponseProtocolError,
 )
-from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 
-from addons.caller import LastCall
+from addons.clock import LastCall
+from addons.endings import EndingStream
 from addons.exchange import Exchange, UpstreamCall
-from addons.http1 import fault_response
 from addons.reply import SILENT
-from addons.sending import PieceTaken, SendingStream
+from addons.sending import PieceTaken
 from addons.state import new_call_id
 from wire.answer import Opening, Streamed, Whole
 from wire.errors import (
     ConnectFailed,
     Cut,
     Fault,
-    ShuttingDown,
     TimedOut,
     TlsFailed,
     UpstreamFault,
-    fault_frame,
 )
 from wire.resume import Joint
 
@@ -78,7 +75,7 @@ class Tick(HttpEvent):
     """The clock was looked at."""
 
 
-class GatewayStream(SendingStream):
+class GatewayStream(EndingStream):
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         try:
             if type(event) is ResponseData:
@@ -252,66 +249,7 @@ class GatewayStream(SendingStream):
         """Between two attempts, or before the first: no upstream is ours."""
         yield from ()
 
-    # -- endings other than good ones
-
-    def answer_with(self, fault: Fault) -> CommandGenerator[None]:
-        """The final fault: as a response, or, where headers are already out, as the stream's last words."""
-        self.leave_upstream()
-        exchange = self.exchange
-        if exchange is not None:
-            self.state.let_go(exchange)
-        if self._headers_sent:
-            if exchange is not None:
-                exchange.fault = exchange.fault or fault
-            if self._is_binary():
-                yield from self._break_off(fault)
-            elif self.headers_out:
-                yield from self.send(self._last_words(fault))
-                yield from self.end_stream()
-            else:
-                self.ahead.append(self._last_words(fault))
-                self.ends_after_headers = True
-            return
-        if self.flow.response is None:
-            if exchange is not None:
-                exchange.fault = exchange.fault or fault
-            extra = exchange.headers() if exchange is not None else {}
-            self.flow.response = fault_response(fault, exchange.request_id if exchange else "", extra)
-        yield from self.send_response()
-
-    def _break_off(self, fault: Fault) -> CommandGenerator[None]:
-        """The end of an answer in which no words can stand: its caller must see that it is not complete."""
-        self.client_state = self.server_state = self.state_errored
-        self.flow.error = mitmproxy_flow.Error(fault.message)
-        yield HttpErrorHook(self.flow)
-        self.flow.live = False
-        if self.flow.request.http_version == "HTTP/1.0":  # there the end of the connection is the answer's
-            self.state.cut(self.context.client, self.context.client)
-        yield SendHttp(ResponseProtocolError(self.stream_id, fault.message, ErrorCode.KILL), self.context.client)
-        yield from self._drop()
-
-    def _last_words(self, fault: Fault) -> bytes:
-        if self.exchange is None:
-            return fault_frame(fault)
-        answer = self.exchange.answer
-        if self.exchange.begun and isinstance(answer, Streamed):
-            return answer.fail(fault)
-        return self.exchange.surface.last_words(fault)
-
-    def _shut_down(self) -> CommandGenerator[None]:
-        """The gateway's time is over: whoever still waits for an answer is told so."""
-        exchange = self.exchange
-        if exchange is None or exchange.ended or self.flow_is_over or self.server_state == self.state_done:
-            return
-        yield from self._let_go()
-        exchange.fault = ShuttingDown(
-            "The gateway was stopped before the answer was complete. Try again.", retry_after=5
-        )
-        if self.client_state == self.state_done:
-            yield from self.answer_with(exchange.fault)
-            return
-        self.flow.response = fault_response(exchange.fault, exchange.request_id)
-        yield from self._refuse_body()
+    # -- what breaks
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> CommandGenerator[None]:
         if self.flow_is_over:
@@ -320,19 +258,6 @@ class GatewayStream(SendingStream):
             yield from self._caller_left(event.message)
         elif self._connection is not None:
             yield from self._upstream_broke(event.message)
-
-    def _caller_left(self, message: str) -> CommandGenerator[None]:
-        yield from self._let_go()
-        if self.exchange is not None:
-            self.state.let_go(self.exchange)
-        over = self.server_state == self.state_done or self.client_state == self.state_errored
-        self.client_state = self.server_state = self.state_errored
-        self._ends = self._comment_at = self._show_at = math.inf
-        if not over:
-            self.flow.error = mitmproxy_flow.Error(message)
-            yield HttpErrorHook(self.flow)
-        self.flow.live = False
-        yield from self._drop()
 
     def _upstream_broke(self, message: str) -> CommandGenerator[None]:
         exchange = self.exchange
