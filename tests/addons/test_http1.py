@@ -147,7 +147,7 @@ def test_a_caller_who_leaves_in_the_middle_of_the_body_is_noted_and_nothing_is_s
 def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(servers: World) -> None:
     with dial(servers.gateway) as client:
         client.sendall(chat_head(f"Content-Length: {LIMIT + 1}"))
-        status, error = fault(client.recv(65536))
+        status, error = fault(read_until(client, b"}}"))
         assert (status, error["code"]) == (413, "request_too_large")
         client.sendall(b"x" * (LIMIT + 1) + raw_request(extra="Connection: close\r\n"))
         assert SAID[OLLAMA].encode() in read_all(client)  # the connection serves on
@@ -156,7 +156,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(servers: 
 def test_a_body_in_chunks_is_refused_as_soon_as_it_is_too_large(servers: World) -> None:
     with dial(servers.gateway) as client:
         client.sendall(CHUNKED + chunk(b"x" * LIMIT) + chunk(b"x"))
-        status, error = fault(client.recv(65536))
+        status, error = fault(read_until(client, b"}}"))
         assert (status, error["code"]) == (413, "request_too_large")
         client.sendall(chunk(b"x" * LIMIT) * 20 + b"0\r\n\r\n" + raw_request(extra="Connection: close\r\n"))
         assert SAID[OLLAMA].encode() in read_all(client)
@@ -166,7 +166,7 @@ def test_a_caller_whose_key_is_missing_can_send_its_body_to_the_end(servers: Wor
     body = payload("qwen2.5:7b", False)
     with dial(servers.gateway) as client:
         client.sendall(f"GET /nowhere HTTP/1.1\r\nHost: g\r\nContent-Length: {len(body)}\r\n\r\n".encode())
-        assert fault(client.recv(65536))[0] == 404
+        assert fault(read_until(client, b"}}"))[0] == 404
         client.sendall(body + raw_request(extra="Connection: close\r\n"))
         assert SAID[OLLAMA].encode() in read_all(client)
 
