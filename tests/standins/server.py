@@ -631,6 +631,9 @@ class LoopServer(ABC):
         self._loop = loop
         ready.set()
         await self._halt.wait()
+        # asyncio leaves open what it has accepted and not yet made when its server is closed, so that comes first.
+        loop.remove_reader(listener)
+        await _a_few_turns()
         server.close()
         while self._connections:
             tasks = list(self._connections.values())
@@ -641,8 +644,7 @@ class LoopServer(ABC):
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.sleep(0)
         await server.wait_closed()
-        for _ in range(10):  # what was accepted a moment ago is made, aborted and lost in a few turns
-            await asyncio.sleep(0)
+        await _a_few_turns()
 
     async def _serve(self, connection: Connection) -> None:
         try:
@@ -654,6 +656,12 @@ class LoopServer(ABC):
             connection.abort()
         finally:
             connection.close()
+
+
+async def _a_few_turns() -> None:
+    """In which what was accepted a moment ago is made, aborted and lost."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 # ---------------------------------------------------------------------------------------------------------

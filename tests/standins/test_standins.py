@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -522,6 +524,34 @@ def test_stop_and_start_keep_the_port(ollama: OllamaStandIn, client: httpx.Clien
     ollama.start()
     assert ollama.url == url
     assert client.get(url).status_code == 200
+
+
+def test_a_stop_in_the_middle_of_a_crowd_leaves_no_connection_open() -> None:
+    over = threading.Event()
+
+    def call(port: int) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as caller:
+                caller.sendall(b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
+                caller.recv(100)
+
+    with OllamaStandIn() as ollama:
+        callers = [threading.Thread(target=call, args=(ollama.port,)) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                for _ in range(60):
+                    ollama.stop()
+                    ollama.start()
+                    time.sleep(0.002)
+                gc.collect()
+        finally:
+            over.set()
+            for caller in callers:
+                caller.join()
+    assert [str(one.message) for one in told] == []
 
 
 def test_chunked_requests_and_expectations_are_read(ollama: OllamaStandIn) -> None:
