@@ -23,6 +23,8 @@ SECRET_HEADERS = frozenset(
     # Browsers put the key into a subprotocol's name, for they cannot set headers on a websocket.
     | {b"sec-websocket-protocol"}
 )
+_OFTEN_THERE = frozenset({b"cookie", b"proxy-authorization", b"x-forwarded-authorization", b"sec-websocket-protocol"})
+"""Of these: without anybody having meant a key of ours."""
 ADDRESS_HEADERS = frozenset(
     {b"host", b"referer", b"x-forwarded-uri", b"x-original-uri", b"x-original-url", b"x-rewrite-url"}
 )
@@ -75,6 +77,18 @@ def take_key(flow: HTTPFlow) -> str | None:
             key = key or key_of_url
         request.path = cleaned(f"{path}?{query}" if query else path)
     return key
+
+
+def misplaced(flow: HTTPFlow) -> str:
+    """Where a caller seems to have put a key that is not read there, as a sentence for a 401; empty where nothing is
+    seen. Of a flow in which take_key() has found none."""
+    for name, _ in flow.request.headers.fields:
+        lower = name.lower().strip()
+        if lower == b"authorization":
+            return "The Authorization header holds no key after the word Bearer."
+        if lower in SECRET_HEADERS and lower not in _OFTEN_THERE:
+            return f"The header {lower.decode('latin-1')} is not read."
+    return "In the URL no other name than api_key is read." if MASK in flow.request.path else ""
 
 
 def hide_keys(flow: HTTPFlow) -> None:

@@ -5,7 +5,7 @@ What counts of a model is the name that the caller uses: what the rules make of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rules.access import Client
 from rules.paths import OPENAI, permits, spelled
@@ -16,15 +16,17 @@ MOST_NAMED = 8
 """Models or endpoints in an error's words."""
 
 
-def identify(rules: Rules, key: str | None, moment: float) -> Client:
-    """Who calls, at a moment in Unix time; raises Unauthorized in OpenAI's words."""
+def identify(rules: Rules, key: str | None, moment: float, misplaced: Callable[[], str] = str) -> Client:
+    """Who calls, at a moment in Unix time; raises Unauthorized in OpenAI's words. `misplaced` is asked only where there
+    is no key: a sentence on what came in its place, or nothing."""
     match rules.keys.identify(key, moment):
         case Client() as client:
             return client
         case denied if denied.shown is None:
+            seen = misplaced()
             raise KeyMissing(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or as ?api_key=YOUR_KEY."
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or as ?api_key=YOUR_KEY." + (seen and f" {seen}")
             )
         case denied if denied.because:
             raise Unauthorized(

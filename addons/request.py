@@ -18,7 +18,7 @@ from addons.fetch import host_of
 from addons.http1 import fault_response
 from addons.local import Endpoint, endpoint_at
 from addons.logs import one_line
-from addons.masks import take_key
+from addons.masks import misplaced, take_key
 from addons.permission import check_endpoint, check_model, identify
 from addons.plan import decide_next
 from addons.route import HeaderView, facts_of, images_to_fetch, no_route, parts_of
@@ -87,7 +87,7 @@ class Request:
             if flow.response is not None:
                 return
         if not (endpoint is not None and endpoint.open):
-            exchange.client = identify(exchange.rules, key, state.wall())
+            exchange.client = identify(exchange.rules, key, state.wall(), lambda: misplaced(flow))
         origin = head.get(b"origin")
         if origin is not None and not may_call(origin.decode("latin-1"), exchange.rules):
             raise Forbidden(

@@ -1,4 +1,5 @@
-"""Servers that this machine may not have: databases for ledgers, and the files that are left out without one."""
+"""Servers for tests: the two upstreams of most gateways, and what this machine may not have: databases for ledgers, and
+the files that are left out without one."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ import pytest
 from tests.addons.ledgers import sqlite_url
 from tests.postgres import BIN, Postgres
 from tests.servers import REDIS_SERVER
+from tests.standins import DeepSeekStandIn, OllamaStandIn
 
 collect_ignore = [
-    *([] if REDIS_SERVER else ["test_counters_redis.py", "test_limits_redis.py"]),
+    *([] if REDIS_SERVER else ["test_counters_redis.py", "test_limits_redis.py", "test_reminder.py"]),
     *([] if BIN else ["test_ledger_postgres.py"]),
 ]
 """scripts/test has said so."""
@@ -25,3 +27,15 @@ def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     else:
         with Postgres() as server:
             yield server.new_database
+
+
+@pytest.fixture(scope="module")
+def ollama() -> Iterator[OllamaStandIn]:
+    with OllamaStandIn() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def deepseek() -> Iterator[DeepSeekStandIn]:
+    with DeepSeekStandIn("sk-ds-test") as server:
+        yield server

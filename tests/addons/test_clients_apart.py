@@ -35,12 +35,6 @@ SAY = {"messages": [{"role": "user", "content": "hello there"}]}
 
 
 @pytest.fixture(scope="module")
-def ollama() -> Iterator[OllamaStandIn]:
-    with OllamaStandIn() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def gateway(ollama: OllamaStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     text = quick_rules(ollama=ollama.url).replace(
         "rules: [", "rules: [{name: first, when: {client: walrus, model: 'qwen*'}, use: [ollama/x]}, "

@@ -32,18 +32,6 @@ def rules(ollama: OllamaStandIn, deepseek: DeepSeekStandIn) -> str:
 
 
 @pytest.fixture(scope="module")
-def ollama() -> Iterator[OllamaStandIn]:
-    with OllamaStandIn() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def deepseek() -> Iterator[DeepSeekStandIn]:
-    with DeepSeekStandIn("sk-ds-test") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def gateway(ollama: OllamaStandIn, deepseek: DeepSeekStandIn) -> Iterator[Gateway]:
     with Gateway(rules(ollama, deepseek)) as running:
         yield running

@@ -41,12 +41,6 @@ def ollama() -> Iterator[OllamaStandIn]:
 
 
 @pytest.fixture(scope="module")
-def deepseek() -> Iterator[DeepSeekStandIn]:
-    with DeepSeekStandIn("sk-ds-test") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def gateway(ollama: OllamaStandIn, deepseek: DeepSeekStandIn) -> Iterator[Gateway]:
     with Gateway(quick_rules(ollama=ollama.url, deepseek=deepseek.url)) as running:
         yield running

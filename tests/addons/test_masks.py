@@ -8,7 +8,7 @@ import pytest
 from mitmproxy.http import Headers
 from mitmproxy.test.tflow import tflow
 
-from addons.masks import LONGEST, cleaned, hide_keys, take_key
+from addons.masks import LONGEST, cleaned, hide_keys, misplaced, take_key
 
 KEY = "notebook:K3y-0123456789"
 
@@ -107,3 +107,20 @@ def test_where_masking_itself_fails_nothing_of_the_request_is_left(monkeypatch: 
     hide_keys(flow)
     assert KEY not in str(flow.get_state())
     assert (flow.request.path, flow.request.authority, len(flow.request.headers)) == ("/***", "", 0)
+
+
+@pytest.mark.parametrize(("header", "path", "where"), [
+    (b"Authorization", "/v1/models", "The Authorization header holds no key after the word Bearer."),
+    (b"X-Api-Key", "/v1/models", "The header x-api-key is not read."),
+    (b"api-key", "/v1/models?access_token=x", "The header api-key is not read."),
+    (b"Cookie", "/v1/models?access_token=x", "In the URL no other name than api_key is read."),
+    (b"x", "/v1/models;api_key=x", "In the URL no other name than api_key is read."),
+    (b"Cookie", "/v1/models", ""),
+    (b"sec-websocket-protocol", "/v1/models?a=b", ""),
+])  # fmt: skip
+def test_where_a_key_was_put_that_nobody_reads_there_can_be_told(header: bytes, path: str, where: str) -> None:
+    flow = tflow()
+    flow.request.headers = Headers(((header, b"Basic eDp5"),))
+    flow.request.path = path
+    assert take_key(flow) is None
+    assert misplaced(flow) == where

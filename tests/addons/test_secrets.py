@@ -56,12 +56,6 @@ def check_clean(text: str, what: str, secrets: Sequence[str] = KEYS) -> None:
 
 
 @pytest.fixture(scope="module")
-def ollama() -> Iterator[OllamaStandIn]:
-    with OllamaStandIn() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def deepseek() -> Iterator[DeepSeekStandIn]:
     with DeepSeekStandIn(UP) as server:
         yield server
