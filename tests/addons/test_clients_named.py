@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import http.client
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -285,6 +287,28 @@ def test_neither_a_key_nor_a_digest_is_in_the_log(gateway: Gateway) -> None:
         assert key not in log
     assert digest_of(SOME).hex() not in log
     assert "Traceback" not in log
+
+
+def test_a_flood_of_wrong_keys_leaves_nothing_behind_and_holds_nobody_up(gateway: Gateway) -> None:
+    def series() -> int:
+        return get(gateway, LOOSE, "/metrics").text.count("\n")
+
+    error(get(gateway, "wrong-key-at-first", "/v1/models"), 401, "invalid_api_key")
+    assert ask(gateway, ALL).status_code == 200
+    before = series()
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=15)
+    for number in range(1000):
+        where = ("authorization", f"Bearer wrong-{number}"), ("x-api-key", f"wrong-{number}")
+        connection.request("POST", f"{CHAT}?token=wrong-{number}", b"{" * 10_000, dict([where[number % 2]]))
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (401, True)
+        if number == 500:
+            assert ask(gateway, ALL).status_code == 200
+    connection.close()
+    assert series() == before
+    gc.collect()
+    assert len(gateway.state.exchanges) < 50
+    assert "wrong-" not in gateway.log.getvalue().replace("wrong-key-at-first", "")
 
 
 def test_a_thousand_clients_are_as_quick_as_one() -> None:
