@@ -14,14 +14,12 @@ from dotenv import dotenv_values
 
 from addons.files import Unreadable, as_text, read_small
 from rules.load import RulesError, load_rules
-from rules.reader import SECRETS, secrets_named
+from rules.reader import SECRETS, secrets_folder, secrets_named
 from rules.snapshot import Rules
 from rules.stores import SQLITE
 from wire.profiles import PROFILES
 
 SHIPPED_RULES = Path(__file__).resolve().parent.parent / "rules.yaml"
-SECRETS_FOLDER = "/run/secrets"
-"""Where Docker mounts a service's secrets; SECRETS_DIR names another folder."""
 LONGEST_SECRET = 64 * 1024
 LONGEST_RULES = 4 * 1024 * 1024
 """Bytes of a rules file, or of a .env file."""
@@ -91,7 +89,7 @@ def environment_for(text: str, path: Path, environment: Mapping[str, str]) -> di
     A mounted secret goes in under `secrets:` and its name. Only those that the text asks for are read.
     """
     merged = {**read_env_file(path.resolve().parent / ".env"), **environment}
-    folder = Path(merged.get("SECRETS_DIR") or SECRETS_FOLDER)
+    folder = Path(secrets_folder(merged))
     for name in secrets_named(text):
         secret = read_secret(folder / name)
         if secret is not None:

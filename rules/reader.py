@@ -57,6 +57,11 @@ def secrets_named(text: str) -> frozenset[str]:
     )
 
 
+def secrets_folder(environment: Mapping[str, str]) -> str:
+    """Where mounted secrets are: where Docker mounts those of a service, or where SECRETS_DIR says."""
+    return environment.get("SECRETS_DIR") or "/run/secrets"
+
+
 def places_of(name: str) -> tuple[str, ...]:
     """Where a variable is looked for, in this order. A secret may also be an environment variable: by its own name, or
     as such names are spelled."""
@@ -168,7 +173,7 @@ class Reader:
             self._hole(line, path, self._missing(name))
             return ""
         if not value and name.startswith(SECRETS):
-            self._hole(line, path, f"the secret {name.removeprefix(SECRETS)} is empty{_optional(name)}")
+            self._hole(line, path, self._empty(name))
             return ""
         return value
 
@@ -183,9 +188,15 @@ class Reader:
         _, *variables = places_of(name)
         plain = name.removeprefix(SECRETS)
         return (
-            f"the secret {plain} is nowhere: there is no file {plain} among the mounted secrets (/run/secrets, or "
-            f"where SECRETS_DIR says), and the environment has no {' and no '.join(variables)}{_optional(name)}"
+            f"the secret {plain} is nowhere: there is no file {secrets_folder(self._environment)}/{plain} (SECRETS_DIR "
+            f"says where), and the environment has no {' and no '.join(variables)}{_optional(name)}"
         )
+
+    def _empty(self, name: str) -> str:
+        plain = name.removeprefix(SECRETS)
+        empty = [place for place in places_of(name) if place in self._environment]
+        where = f"the file {secrets_folder(self._environment)}/{plain}" if name in empty else f"the variable {empty[0]}"
+        return f"the secret {plain} is empty: {where} holds nothing{_optional(name)}"
 
     def _hole(self, line: int, path: Path, message: str) -> None:
         self._holes.append(dotted(path))

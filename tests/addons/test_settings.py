@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,15 @@ def test_a_mounted_secret_is_read_from_the_folder_that_is_named_without_its_line
     assert secret_of(file, {"SECRETS_DIR": str(tmp_path / "elsewhere")}) == "variable"
 
 
+def test_a_secret_that_is_nowhere_is_told_with_the_file_that_was_looked_for(tmp_path: Path) -> None:
+    file = write(tmp_path, SECRET.replace(":-none", ""))
+    looked_for = re.escape(
+        f"there is no file {tmp_path}/host-name (SECRETS_DIR says where), and the environment has no "
+    )
+    with pytest.raises(SettingsError, match=f"{looked_for}host-name and no HOST_NAME; "):
+        secret_of(file, {"SECRETS_DIR": str(tmp_path)})
+
+
 def test_a_folder_of_secrets_that_is_none_holds_none(tmp_path: Path) -> None:
     file = write(tmp_path, SECRET)
     assert secret_of(file, {"SECRETS_DIR": str(file)}) == "none"
@@ -139,7 +149,8 @@ def test_an_empty_secret_is_a_fault_unless_it_is_optional_or_a_variable_has_it(c
     needed = write(tmp_path, SECRET.replace(":-none", ""))
     there = {"SECRETS_DIR": str(tmp_path)}
     with pytest.raises(
-        SettingsError, match=r"line 1: providers\.o\.key: the secret host-name is empty; \$\{secrets:host-name:"
+        SettingsError,
+        match=r"line 1: providers\.o\.key: the secret host-name is empty: the file .*/host-name holds nothing; \$\{secrets:host-name:",
     ):
         secret_of(needed, there)
     assert secret_of(needed, {**there, "HOST_NAME": "variable"}) == "variable"

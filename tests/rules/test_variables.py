@@ -82,9 +82,16 @@ def test_a_secret_is_a_file_before_it_is_a_variable(environment: dict[str, str],
     assert read('"${secrets:proxy-token}"', environment) == found
 
 
-def test_a_secret_that_is_there_and_empty_is_a_fault() -> None:
-    with pytest.raises(RulesError, match=r"the secret a-b is empty; \$\{secrets:a-b:-\} makes it optional$"):
-        read('"${secrets:a-b}"', {"secrets:a-b": ""})
+@pytest.mark.parametrize(("environment", "where"), [
+    ({"secrets:a-b": ""}, "the file /run/secrets/a-b"),
+    ({"secrets:a-b": "", "A_B": "", "SECRETS_DIR": "/mine"}, "the file /mine/a-b"),
+    ({"A_B": ""}, "the variable A_B"),
+])  # fmt: skip
+def test_a_secret_that_is_there_and_empty_is_a_fault(environment: dict[str, str], where: str) -> None:
+    with pytest.raises(RulesError) as caught:
+        read('"${secrets:a-b}"', environment)
+    (fault,) = caught.value.faults
+    assert fault.message == f"the secret a-b is empty: {where} holds nothing; ${{secrets:a-b:-}} makes it optional"
 
 
 @pytest.mark.parametrize("environment", [{}, {"secrets:a-b": ""}, {"A_B": ""}])
