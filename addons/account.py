@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from addons.exchange import Attempt, Exchange
+from addons.tables import NOT_FAILED
 from rules.prices import CHARS_PER_TOKEN, NONE_COUNTED, UNPAID, Book, Tokens, cost
 from wire.openai import Json, count
 
@@ -41,7 +42,7 @@ class Tried(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        return self.outcome not in ("ok", "left")
+        return self.outcome not in NOT_FAILED
 
 
 class Account(NamedTuple):

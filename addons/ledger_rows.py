@@ -7,7 +7,6 @@ a surrogate pair) is mended, or a caller who chooses such a name for a model wou
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -87,8 +86,8 @@ def written(account: Account, ids: Ids, now: float) -> Written:
         first_ms,
         total_ms,
         marks_of(
-            _bucket(total_ms) if tried else None,
-            _bucket(first_ms) if first_ms is not None else None,
+            bucket_of(total_ms / 1000) if tried else None,
+            bucket_of(first_ms / 1000) if first_ms is not None else None,
             status=account.status,
             streamed=account.streamed,
             estimated=account.estimated,
@@ -120,11 +119,6 @@ def _attempt(one: Tried, call: int, place: int, ids: Ids, now: float) -> Row:
         round(first * 1000) if first is not None else None,
         round(one.took * 1000),
     )
-
-
-@lru_cache(maxsize=10_000)
-def _bucket(milliseconds: int) -> int:
-    return bucket_of(milliseconds / 1000)
 
 
 def _text(text: str | None) -> str | None:

@@ -32,8 +32,11 @@ _NONE = chr(_FIRST_CHAR + _BASE - 1) * 2
 """A duration that never was."""
 
 
+@lru_cache(maxsize=10_000)
 def bucket_of(seconds: float) -> int:
-    """The bucket of a duration: each is 5 % wider than the one before, from a millisecond on."""
+    """The bucket of a duration: each is 5 % wider than the one before, from a millisecond on. Remembered, for what is
+    asked of it are whole milliseconds.
+    """
     return max(0, math.ceil(math.log(max(seconds, 0.001) * 1000) / _STEP))
 
 

@@ -13,15 +13,28 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Text, bindparam, case, cast, func, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+)
 
 from addons.figures import Figures
 from addons.marks import bucket_of, durations_in, facts_in
-from addons.tables import attempts, calls
+from addons.tables import NOT_FAILED, attempts, calls
 
 DAY = 86400
 PIECE = 50_000
@@ -155,12 +168,15 @@ _OF_ATTEMPTS = (
 def of_attempts(only: Mapping[str, str]) -> Query:
     """The figures of attempts by target, and by the columns of their calls in `only`, as of_calls() has them."""
     row = attempts.c
-    failed = row.outcome.not_in(("ok", "left"))
+    # Written into the statement: as parameters they cost a quarter of its time.
+    well: BindParameter[str] = bindparam("well", NOT_FAILED, expanding=True, literal_execute=True)
+    left: BindParameter[str] = bindparam("left", "left", literal_execute=True)
+    failed = row.outcome.not_in(well)
     counts = (
         *(func.count(), func.count().filter(failed)),
         *map(func.sum, (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)),
         *(func.sum(row.cost), func.sum(row.cost).filter(failed)),
-        *(func.count().filter(holds) for holds in (row.estimated.is_(True), row.cost.is_(None), row.outcome == "left")),
+        *(func.count().filter(holds) for holds in (row.estimated.is_(True), row.cost.is_(None), row.outcome == left)),
     )
     durations = (func.aggregate_strings(cast(column, Text), ",") for column in (row.first_token_ms, row.total_ms))
     columns = [row.target, *(calls.c[name] for name in only)]
@@ -178,10 +194,12 @@ def _attempts(row: Sequence[Any]) -> Figures:
 
 def _buckets(durations: str | None) -> Counter[int]:
     """bucket -> how many, of milliseconds with commas between them."""
-    found: Counter[int] = Counter()
-    for milliseconds, count in Counter(durations.split(",") if durations else ()).items():
-        found[bucket_of(int(milliseconds) / 1000)] += count
-    return found
+    return Counter(map(_bucket, durations.split(","))) if durations else Counter()
+
+
+@lru_cache(maxsize=65_536)
+def _bucket(milliseconds: str) -> int:
+    return bucket_of(int(milliseconds) / 1000)
 
 
 # -- of both

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.addons.ledgers import sqlite_url
+from tests.addons.money import World, at_rest, made
 from tests.postgres import BIN, Postgres
 from tests.servers import REDIS_SERVER
 from tests.standins import DeepSeekStandIn, OllamaStandIn
@@ -27,6 +28,19 @@ def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     else:
         with Postgres() as server:
             yield server.new_database
+
+
+@pytest.fixture(scope="module")
+def money(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with made(tmp_path_factory.mktemp("money")) as world:
+        yield world
+
+
+@pytest.fixture
+def world(money: World) -> Iterator[World]:
+    """A gateway whose targets have prices, with its servers and its ledger; its servers answer as always."""
+    with at_rest(money):
+        yield money
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -32,29 +32,15 @@ from tests.addons.money import (
     VECTORS,
     Attempt,
     World,
-    at_rest,
     chat,
     check,
     guessed,
     leave_after,
-    made,
     ok,
     on_paper,
     refused,
 )
 from tests.standins import CutAfter, GarbageBody, HoldAfter, Plan, ResetAfterHeaders, SilenceAfterHeaders, Status
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with made(tmp_path_factory.mktemp("money")) as world:
-        yield world
-
-
-@pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
 
 
 @dataclass(frozen=True)
@@ -220,12 +206,15 @@ def settled(world: World) -> list[Account]:
 
 
 def one_of_each(world: World) -> list[Account]:
-    """At least: a call that was answered, one that was gone on with, one in parts, one that failed, one left alone."""
+    """At least: a call that was answered, one that was gone on with, one in parts, one that failed, one refused,
+    one left alone.
+    """
     ask(world, CASES["text, and a prompt of which the server had a part in its cache"], stream=False)
     ask(world, CASES["cut in the middle"], stream=True)
     ask(world, CASES["two choices are two attempts"], stream=True)
     ask(world, CASES["cut for good"], stream=False)
     ask(world, CASES["a model without a price"], stream=False)
+    ask(world, CASES["not even asked"], stream=False)
     world.ollama.plan(HoldAfter(3))
     leave_after(world, chat("any"), 3)
     return settled(world)
@@ -284,13 +273,44 @@ def test_the_metrics_have_what_all_calls_came_to(world: World) -> None:
     assert round(compared * 10**9) == sum(account.compared or 0 for account in accounts)
 
 
-@pytest.mark.parametrize("by", ["target", "client", "model", "rule", "endpoint"])
-def test_the_report_has_what_all_calls_came_to(world: World, by: str) -> None:
-    accounts = one_of_each(world)
+def report(world: World, by: str) -> Any:
     rules = str(world.folder / "rules.yaml")
     done = CliRunner().invoke(app, ["report", "--json", "--since", "1d", "--by", by, "--rules", rules])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_the_report_has_what_each_target_took(world: World) -> None:
+    accounts = one_of_each(world)
+    told = report(world, "target")
+    attempts = [one for account in accounts for one in account.tried]
+    assert {group["target"] for group in told["groups"]} == {one.target for one in attempts}
+    for group in told["groups"]:
+        mine = [one for one in attempts if one.target == group["target"]]
+        assert group["attempts"] == len(mine)
+        assert group["failed_attempts"] == sum(one.failed for one in mine)
+        assert group["left"] == sum(one.outcome == "left" for one in mine)
+        assert _tokens(group) == sum((one.tokens for one in mine), NONE_COUNTED)
+        assert group["cost_nanos"] == sum(one.cost or 0 for one in mine)
+        assert group["failed_cost_nanos"] == sum(one.cost or 0 for one in mine if one.failed)
+        assert group["estimated_attempts"] == sum(one.estimated for one in mine)
+        assert group["unpriced_attempts"] == sum(one.cost is None for one in mine)
+    for name in (
+        "attempts",
+        "failed_attempts",
+        "cost_nanos",
+        "failed_cost_nanos",
+        "prompt_tokens",
+        "completion_tokens",
+    ):
+        assert told["total"][name] == sum(group[name] for group in told["groups"])
+    _compare(told["total"], accounts)
+
+
+@pytest.mark.parametrize("by", ["client", "model", "rule", "endpoint"])
+def test_the_report_has_what_all_calls_came_to(world: World, by: str) -> None:
+    accounts = one_of_each(world)
+    told = report(world, by)
     groups: dict[str | None, list[Account]] = {}
     for account in accounts:
         groups.setdefault(getattr(account, by), []).append(account)
@@ -302,11 +322,17 @@ def test_the_report_has_what_all_calls_came_to(world: World, by: str) -> None:
 
 def _compare(told: dict[str, Any], accounts: Sequence[Account]) -> None:
     tokens = sum((account.tokens for account in accounts), NONE_COUNTED)
-    assert Tokens(*(told[f"{name}_tokens"] for name in ("prompt", "cached", "completion", "reasoning"))) == tokens
+    assert _tokens(told) == tokens
     assert told["calls"] == len(accounts)
     assert told["cost_nanos"] == sum(account.cost for account in accounts)
     assert Decimal(told["cost_usd"]) * 10**9 == told["cost_nanos"]
     assert told["failed_cost_nanos"] == sum(account.failed_cost for account in accounts)
+    assert told["attempts"] == sum(len(account.tried) for account in accounts)
+    assert told["refused"] == sum(not account.tried and account.status in range(400, 499) for account in accounts)
+    assert (
+        told["errors"] == sum(account.status >= 400 and account.status != 499 for account in accounts) - told["refused"]
+    )
+    assert told["unanswered"] == sum(account.target is None for account in accounts)
     assert told["unpriced_calls"] == sum(account.unpriced for account in accounts)
     assert told["estimated_calls"] == sum(account.estimated for account in accounts)
     known = [account.compared for account in accounts if account.compared is not None]

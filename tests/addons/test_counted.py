@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -25,31 +24,16 @@ from tests.addons.money import (
     RAW,
     Attempt,
     World,
-    at_rest,
     chat,
     check,
     guessed,
     leave_after,
-    made,
     ok,
     on_paper,
 )
 from tests.standins import HoldAfter, SilenceAfterHeaders, StandIn, Status, until
 from tests.standins.raw import Expect, Reset, Send
 from wire.openai import MAX_COUNT
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with made(tmp_path_factory.mktemp("money")) as world:
-        yield world
-
-
-@pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
-
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "j", "schema": {"type": "object", "required": ["a"]}}}
 
