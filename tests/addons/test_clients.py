@@ -30,7 +30,7 @@ from tests.addons.calls import (
     trusting,
     world,
 )
-from tests.gateway import Gateway
+from tests.gateway import Gateway, patient
 from tests.standins import (
     CutAfter,
     ErrorAfter,
@@ -49,7 +49,7 @@ from tests.standins.raw import Expect, Script, Send, Wait, chunk, chunked_head
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world(timeouts="connect: 400ms, first_token: 2s, idle: 2s, total: 9s, keep_alive: 9s") as made:
+    with world(timeouts=patient(connect="400ms")) as made:
         yield made
 
 

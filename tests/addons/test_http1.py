@@ -32,8 +32,7 @@ LIMIT = 64 * 1024
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    times = "connect: 400ms, first_token: 2s, idle: 2s, total: 9s, keep_alive: 9s"
-    with world(timeouts=times, more="limits: {body: 64KiB, headers: 32KiB}") as made:
+    with world(more="limits: {body: 64KiB, headers: 32KiB}") as made:
         yield made
 
 

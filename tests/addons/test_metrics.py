@@ -36,7 +36,7 @@ providers:
 rules:
   - {name: local, use: ["ollama/{model}", deepseek/deepseek-flash]}
 defaults:
-  timeouts: {connect: 1s, first_token: 600ms, idle: 600ms, total: 5s}
+  timeouts: {connect: 20s, first_token: 20s, idle: 20s, total: 40s}
   refresh: 200ms
 """
 MOST_SERIES = 2000

@@ -12,6 +12,7 @@ from mitmproxy.http import HTTPFlow
 from addons.parts import FanOut
 from addons.response import Response
 from tests.addons.calls import OLLAMA, PATH, SAID, Answer, World, at_rest, clean_log, idle_nodes, read_answer, world
+from tests.gateway import patient
 from tests.standins import HoldAfter, Normal, Pace, Silence, Status, until
 
 HOOK = 0.15
@@ -24,7 +25,7 @@ async def _take_time(_self: Response, _flow: HTTPFlow) -> None:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    timeouts = "connect: 400ms, first_token: 900ms, idle: 900ms, total: 4s, keep_alive: 60ms"
+    timeouts = patient(keep_alive="60ms")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Response, "responseheaders", _take_time, raising=False)
         with world(timeouts=timeouts, failover="attempts: 1, mid_stream: continue, backoff: 10ms") as made:
