@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -12,6 +12,7 @@ import orjson
 from mitmproxy import http
 
 from addons import responses
+from addons.catalogue import find_model, list_models
 from addons.exchange import Exchange, readable
 from addons.explain import explain
 from addons.exposition import exposition
@@ -19,10 +20,9 @@ from addons.route import HeaderView
 from addons.standings import limits_shown
 from addons.state import State
 from addons.status import status_of
-from rules.conditions import model_name
 from wire.check import parse_body
 from wire.errors import ModelNotFound
-from wire.openai import Json, ModelRequest
+from wire.openai import ModelRequest
 from wire.surfaces import (
     CHAT,
     COMPLETIONS,
@@ -74,49 +74,11 @@ def _models(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Resp
 def _model(flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:
     # The SDKs percent-encode a slash in an id; a plain one is read as well.
     wanted = readable(unquote(flow.request.path.partition("?")[0].partition("/models/")[2]))
-    for model in list_models(exchange, state):
-        if model["id"] == wanted or model_name(model["id"]) == model_name(wanted):
-            return _json(exchange, model)
-    for _, fits in exchange.rules.aliases:
-        if fits(wanted) and may_name(exchange, wanted):
-            return _json(exchange, {"id": wanted, "object": "model", "created": state.started, "owned_by": "unigate"})
-    raise ModelNotFound(f"The model `{wanted[:200]}` does not exist or you do not have access to it.", param="model")
-
-
-def may_name(exchange: Exchange, model: str) -> bool:
-    client = exchange.client
-    return client is None or client.models is None or client.models(model)
-
-
-def list_models(exchange: Exchange, state: State) -> Iterator[Json]:
-    """Virtual models, what the local servers have now, and the remote models that the rules name or leave open; of
-    them those that the client may name."""
-    file = exchange.rules.file
-    listed: set[str] = set()
-
-    def row(name: str, owner: str) -> Iterator[Json]:
-        if name not in listed and "{" not in name and may_name(exchange, name):
-            listed.add(name)
-            yield {"id": name, "object": "model", "created": state.started, "owned_by": owner}
-
-    for name in file.models:
-        yield from row(name, "unigate")
-    for provider in file.providers:
-        for name in sorted(state.names.get(provider, ())):
-            yield from row(name, provider)
-    used = [entry for model in file.models.values() for entry in model.targets]
-    used += [entry for rule in file.rules for entry in rule.use if "/" in entry]
-    for entry in used:
-        owner, _, name = entry.partition("/")
-        provider_row = file.providers[owner]
-        keyless = provider_row.key is not None and not provider_row.key.get_secret_value()
-        if provider_row.dialect == "ollama" or keyless:
-            continue
-        if name == "{model}":  # whatever its server has
-            for url in provider_row.urls:
-                for offered in state.offered.get(url, ()):
-                    yield from row(offered, owner)
-        yield from row(name, owner)
+    model = find_model(exchange, state, wanted)
+    if model is None:
+        message = f"The model `{wanted[:200]}` does not exist or you do not have access to it."
+        raise ModelNotFound(message, param="model")
+    return _json(exchange, model)
 
 
 def _health(_flow: http.HTTPFlow, exchange: Exchange, state: State) -> http.Response:

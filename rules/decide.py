@@ -13,7 +13,7 @@ Which of a pool's targets comes first is balance.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from rules.conditions import Facts, Seen
@@ -55,14 +55,11 @@ class Decision:
 
 def without(decision: Decision, is_out: Callable[[Target], bool], why: str) -> Decision:
     """The decision without some of its targets, of which it says why they are not asked."""
-    all_of_them = (target for pool in (*decision.pools, *decision.last) for target in pool.targets)
-    out = dict.fromkeys(target.name for target in all_of_them if is_out(target))
+    everything = [target for pool in (*decision.pools, *decision.last) for target in pool.targets]
+    out = dict.fromkeys(target.name for target in everything if is_out(target))
+    kept = {target.id for target in everything if not is_out(target)}
     skipped = (*decision.skipped, *(Skipped(name, why) for name in out))
-
-    def stays(target: Target) -> bool:
-        return not is_out(target)
-
-    return replace(decision, pools=only(decision.pools, stays), last=only(decision.last, stays), skipped=skipped)
+    return replace(decision, pools=only(decision.pools, kept), last=only(decision.last, kept), skipped=skipped)
 
 
 def decide(rules: Rules, facts: Facts) -> Decision:
@@ -90,8 +87,7 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
             elif target.provider in rules.keyless:
                 skipped.append(Skipped(target.name, "has no key"))
             elif target.dialect == "ollama":
-                seen = facts.servers.get(target.provider, _NEVER)
-                models = seen.nodes.get(target.url, seen.models)
+                models = models_at(target, facts.servers)
                 if models is None:
                     later.append(target)
                     away.append(target)
@@ -104,13 +100,12 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
             else:
                 ready.append(target)
     last: tuple[Pool, ...] = ()
-    real = skipped and any(_is_away(seen) or seen.models for seen in facts.servers.values())
-    if not ready and sandbox and not real:
-        chosen = sandbox
-    elif ready:
+    if ready:
         chosen = ready
         last = _only(pools, away) if away else ()
         skipped += [Skipped(target.name, "stands in only where nothing else can be asked", True) for target in sandbox]
+    elif sandbox and not (skipped and any(map(_is_real, facts.servers.values()))):
+        chosen = sandbox
     else:
         chosen = later
         skipped += [Skipped(target.name, NO_STAND_IN) for target in sandbox]
@@ -124,13 +119,19 @@ def _choose(rules: Rules, facts: Facts, way: Way) -> Decision:
 _NEVER = Seen()
 
 
-def _is_away(seen: Seen) -> bool:
-    return seen.reached and seen.models is None
+def models_at(target: Target, servers: Mapping[str, Seen]) -> frozenset[str] | None:
+    """The models that an Ollama target's server has, as model_name() spells them; None: not reachable, or not asked."""
+    seen = servers.get(target.provider, _NEVER)
+    return seen.nodes.get(target.url, seen.models)
+
+
+def _is_real(seen: Seen) -> bool:
+    """A server was seen that has models, or had them before it was away."""
+    return bool(seen.models) or (seen.reached and seen.models is None)
 
 
 def _only(pools: tuple[Pool, ...], chosen: list[Target]) -> tuple[Pool, ...]:
     """The pools with these targets and no others."""
     if len(chosen) == sum(len(pool.targets) for pool in pools):
         return pools
-    kept = {target.id for target in chosen}
-    return only(pools, lambda target: target.id in kept)
+    return only(pools, {target.id for target in chosen})

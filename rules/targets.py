@@ -6,7 +6,7 @@ has. A target holds its server's key, so nothing here is ever shown as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -80,20 +80,18 @@ class Pool:
     """The virtual model's, or the target's."""
 
 
-def only(pools: Iterable[Pool], keeps: Callable[[Target], bool]) -> tuple[Pool, ...]:
-    """The pools with those of their targets that `keeps` is true for; one without any is left out."""
-    return tuple(rest for pool in pools if (rest := _rest_of(pool, keeps)) is not None)
-
-
-def _rest_of(pool: Pool, keeps: Callable[[Target], bool]) -> Pool | None:
-    places = [place for place, target in enumerate(pool.targets) if keeps(target)]
-    if len(places) == len(pool.targets):
-        return pool
-    if not places:
-        return None
-    targets = tuple(pool.targets[place] for place in places)
-    weights = tuple(pool.weights[place] for place in places) if pool.weights else ()
-    return Pool(pool.strategy, targets, weights, pool.name)
+def only(pools: tuple[Pool, ...], kept: Collection[tuple[str, str, str]]) -> tuple[Pool, ...]:
+    """The pools with those of their targets that have these ids; one without any is left out."""
+    rest: list[Pool] = []
+    for pool in pools:
+        places = [place for place, target in enumerate(pool.targets) if target.id in kept]
+        if len(places) == len(pool.targets):
+            rest.append(pool)
+        elif places:
+            targets = tuple([pool.targets[place] for place in places])
+            weights = tuple([pool.weights[place] for place in places]) if pool.weights else ()
+            rest.append(Pool(pool.strategy, targets, weights, pool.name))
+    return tuple(rest)
 
 
 type Written = tuple[str, str, tuple[tuple[str, float], ...]]

@@ -58,6 +58,7 @@ def test_the_list_of_models_is_openais_and_names_all_that_can_be_asked(path: str
         ("deepseek-flash", "deepseek"),
         ("deepseek-v4-pro", "deepseek"),
         ("echo", "sandbox"),
+        ("remote", "unigate"),
     ]
     for row in listed["data"]:
         assert set(row) == {"id", "object", "created", "owned_by"}
