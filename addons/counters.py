@@ -32,6 +32,15 @@ class Spent(NamedTuple):
     """Where each charge was counted, if it was admitted; 0 of a limit on calls at once."""
 
 
+class Known(NamedTuple):
+    """What a store outside of this process knows of itself."""
+
+    since: str
+    """When it began to count, by its clock (Unix time). Another moment: it has forgotten what it counted before."""
+    now: float
+    """By its clock."""
+
+
 class Store(Protocol):
     """Raises StoreAway."""
 

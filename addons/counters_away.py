@@ -14,9 +14,10 @@ from typing import Final, Protocol
 
 from loguru import logger
 
-from addons.counters import Spent, Store, StoreAway
+from addons.counters import Known, Spent, Store, StoreAway
 from addons.logs import one_line
 from rules.quota import Charge, Standing
+from rules.recall import Recalled
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks while it is away, a fifth more or less by chance: gateways should not all come at once."""
@@ -27,10 +28,14 @@ _KEPT = 10_000
 
 
 class SharedStore(Store, Protocol):
-    """A Store outside of this process."""
+    """A Store outside of this process. Raises StoreAway."""
 
-    async def renew(self) -> None:
-        """Holds the places of calls under way for longer; raises StoreAway."""
+    async def renew(self) -> Known:
+        """Holds the places of calls under way for longer."""
+        ...
+
+    async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
+        """Counts what a ledger knows of the time before `since`, each part once however often it is told."""
         ...
 
     def release(self, lease: str) -> None:
@@ -50,6 +55,10 @@ class Watched:
         self._lost = asyncio.Event()
         self._owed: deque[tuple[Sequence[Charge], Sequence[int], Sequence[int], str]] = deque(maxlen=_KEPT)
         self._watching: asyncio.Task[None] | None = None
+        self._since = ""
+        """What it said of itself when it was last seen (Known.since)."""
+        self.remind: Callable[[Known], None] = lambda known: None
+        """Is told what it says of itself, whenever it is seen."""
 
     @property
     def away(self) -> bool:
@@ -95,6 +104,15 @@ class Watched:
             self._gone(error)
             raise
 
+    async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
+        """As SharedStore.recall."""
+        self._check()
+        try:
+            return await self._store.recall(since, ledger, part, last=last)
+        except StoreAway as error:
+            self._gone(error)
+            raise
+
     def _check(self) -> None:
         if self._why is not None:
             raise StoreAway(self._why)
@@ -112,13 +130,17 @@ class Watched:
 
     async def _look(self) -> None:
         try:
-            await self._store.renew()
+            known = await self._store.renew()
+            if known.since != self._since:  # what calls took of it is forgotten, and what they used with it
+                self._since = known.since
+                self._owed.clear()
             while self._owed:
                 await self._store.settle(*self._owed.popleft())
         except StoreAway as error:
             self._gone(error)
         else:
             self._is_back()
+            self.remind(known)
 
     def _gone(self, error: StoreAway) -> None:
         if self._why is None:

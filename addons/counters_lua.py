@@ -4,6 +4,11 @@ They count as rules/quota.Window does. A limit is a hash of slots; calls at once
 the moment at which it ends. The time is the server's own, so that the clocks of gateways need not agree; a test may
 give another one, as ARGV[1].
 
+KEYS[1] is what the server knows of itself: `since`, the moment from which on it has counted everything. It never
+expires, so it is there as long as the counts are; where it is missing, all was forgotten, and counting begins anew.
+What the ledger of a gateway knows of the time before stands beside what was counted, in fields `slot:ledger`: told a
+second time it is the same, and of several ledgers each has fields of its own.
+
 Lua's numbers are doubles: whole up to 2^53, which as billionths of a dollar is nine million dollars. `%.0f` writes them
 as such; Lua's own way would round them to 14 digits.
 """
@@ -18,6 +23,14 @@ if not now then
 end
 """
 
+_SINCE = """
+local since = redis.call('HGET', KEYS[1], 'since')
+if not since then
+  since = string.format('%.6f', now)
+  redis.call('HSET', KEYS[1], 'since', since)
+end
+"""
+
 _WINDOW = """
 -- What is in a window: its total, its last slot (-1: none), its slots from the oldest on; what is too old is taken out.
 local function window(key, width)
@@ -25,7 +38,8 @@ local function window(key, width)
   local flat = redis.call('HGETALL', key)
   local total, last, slots, old = 0, -1, {}, {}
   for i = 1, #flat, 2 do
-    local slot, amount = tonumber(flat[i]), tonumber(flat[i + 1])
+    local slot = tonumber(flat[i]) or tonumber(string.match(flat[i], '^[^:]+'))
+    local amount = tonumber(flat[i + 1])
     if slot < gone then
       old[#old + 1] = flat[i]
     else
@@ -50,15 +64,17 @@ end
 
 SPEND = (
     _CLOCK
+    + _SINCE
     + _WINDOW
     + """
--- ARGV: now, 1 to count or 0 to look, lease, its seconds; for each key: a slot's seconds (0: leases), limit, amount.
--- Returns, as one text, which is quicker to read than a list: 1 if all fit, now, and for each key: used, its last slot
--- (-1: none), the slot whose end makes room (-1: there is room, -2: there never is), and where it was counted.
+-- ARGV: now, 1 to count or 0 to look, lease, its seconds; for each further key: a slot's seconds (0: leases), limit,
+-- amount.
+-- Returns, as one text, which is quicker to read than a list: 1 if all fit, now, since, and for each key: used, its
+-- last slot (-1: none), the slot whose end makes room (-1: there is room, -2: there never is), where it was counted.
 local take, lease, lives = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
 local found, all_fit = {}, 1
-for i, key in ipairs(KEYS) do
-  local at = 2 + 3 * i
+for i = 2, #KEYS do
+  local key, at = KEYS[i], 3 * i - 1
   local width, limit, amount = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local used, last, slots
   if width == 0 then
@@ -81,8 +97,9 @@ for i, key in ipairs(KEYS) do
   if frees ~= -1 then all_fit = 0 end
   found[i] = {used, last, frees, width, amount}
 end
-local answer = {tostring(all_fit), string.format('%.17g', now)}
-for i, key in ipairs(KEYS) do
+local answer = {tostring(all_fit), string.format('%.17g', now), since}
+for i = 2, #KEYS do
+  local key = KEYS[i]
   local used, last, frees, width, amount = unpack(found[i])
   local slot = 0
   if take and all_fit == 1 then
@@ -105,13 +122,15 @@ SETTLE = (
     _CLOCK
     + _WINDOW
     + """
--- ARGV: now, lease; for each key: a slot's seconds (0: leases), the slot it was counted in, charged, used.
-local lease = ARGV[2]
-for i, key in ipairs(KEYS) do
-  local at = 4 * i - 1
+-- ARGV: now, lease, since when it was counted (empty: as now); for each further key: a slot's seconds (0: leases), the
+-- slot it was counted in, charged, used. What was counted before all was forgotten is in no slot any more.
+local lease, counted = ARGV[2], ARGV[3] == '' or ARGV[3] == redis.call('HGET', KEYS[1], 'since')
+for i = 2, #KEYS do
+  local key, at = KEYS[i], 4 * i - 4
   local width, charged, used = tonumber(ARGV[at]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   if width == 0 then
     redis.call('ZREM', key, lease)
+  elseif not counted then
   elseif used < charged then
     local there = tonumber(redis.call('HGET', key, ARGV[at + 1]) or 0)
     local back = math.min(charged - used, there)
@@ -127,16 +146,52 @@ return 1
 
 RENEW = (
     _CLOCK
+    + _SINCE
     + """
 -- ARGV: now, a lease's seconds; a lease for each further key. One that the server forgot is held again: its call is
--- not over.
--- The first key is only written: a server that does not take that, as a replica, cannot count either.
+-- not over. Something is written in any case: a server that does not take that, as a replica, cannot count either.
+-- Returns since and now.
 local lives = tonumber(ARGV[2])
-redis.call('SET', KEYS[1], 1, 'PX', string.format('%.0f', lives * 1000))
+redis.call('HSET', KEYS[1], 'seen', string.format('%.6f', now))
 for i = 2, #KEYS do
   redis.call('ZADD', KEYS[i], string.format('%.6f', now + lives), ARGV[i + 1])
   redis.call('PEXPIRE', KEYS[i], string.format('%.0f', lives * 1000 + 1000))
 end
-return #KEYS
+return since .. ' ' .. string.format('%.17g', now)
+"""
+)
+
+RECALL = (
+    _CLOCK
+    + """
+-- ARGV: now, since, ledger, 1 where this is the last of it; for each further key: a slot's seconds, how many slots, and
+-- each slot with its amount. A key that has counted something before `since` was not forgotten, and is left alone.
+-- Returns `ok`, or why nothing was done: `told` before, or `forgot` once more.
+if redis.call('HGET', KEYS[1], 'since') ~= ARGV[2] then return 'forgot' end
+local ledger = 'ledger:' .. ARGV[3]
+if redis.call('HEXISTS', KEYS[1], ledger) == 1 then return 'told' end
+
+local function is_lost(key, slot)
+  local flat = redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do
+    local counted = tonumber(flat[i])
+    if counted and counted < slot and flat[i + 1] ~= '0' then return false end
+  end
+  return true
+end
+
+local at = 5
+for i = 2, #KEYS do
+  local width, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  if is_lost(KEYS[i], math.floor(tonumber(ARGV[2]) / width)) then
+    for j = at + 2, at + 2 * count, 2 do
+      redis.call('HSET', KEYS[i], ARGV[j] .. ':' .. ARGV[3], ARGV[j + 1])
+    end
+    redis.call('PEXPIRE', KEYS[i], string.format('%.0f', math.ceil(width * 61000) + 1000))
+  end
+  at = at + 2 + 2 * count
+end
+if ARGV[4] == '1' then redis.call('HSET', KEYS[1], ledger, string.format('%.6f', now)) end
+return 'ok'
 """
 )

@@ -15,14 +15,16 @@ import hashlib
 import math
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from limits.aio.storage import RedisStorage
 
-from addons.counters import Spent, StoreAway
-from addons.counters_lua import RENEW, SETTLE, SPEND
+from addons.counters import Known, Spent, StoreAway
+from addons.counters_lua import RECALL, RENEW, SETTLE, SPEND
 from rules.quota import A_PLACE, SLOTS, Charge, Standing
+from rules.recall import Recalled
 
 PATIENCE: Final = 0.25
 """Seconds for an answer, the connection included."""
@@ -67,7 +69,16 @@ def _script(text: str) -> _Script:
     return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_SPEND, _SETTLE, _RENEW = _SCRIPTS = (_script(SPEND), _script(SETTLE), _script(RENEW))
+_SPEND, _SETTLE, _RENEW, _RECALL = _SCRIPTS = (_script(SPEND), _script(SETTLE), _script(RENEW), _script(RECALL))
+
+
+class _Open(NamedTuple):
+    """A call that was admitted and is not settled."""
+
+    places: tuple[str, ...]
+    """Keys of limits on calls at once."""
+    since: str
+    """What the server said of itself (Known.since): what it has counted before that it has forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,8 @@ class RedisStore(RedisStorage):
         self._unknown_script = self.dependencies["redis"].module.exceptions.NoScriptError
         self._waiting: list[_Question] = []
         self._sender: asyncio.Task[None] | None = None
-        self._leases: dict[str, tuple[str, ...]] = {}
+        self._open: dict[str, _Open] = {}
+        self._about_itself = self.bridge.prefixed_key("since")
         self.now: float | None = None
         """Unix time, for tests; None: what the server's clock says."""
 
@@ -105,55 +117,68 @@ class RedisStore(RedisStorage):
         return self.bridge.get_connection()  # type: ignore[attr-defined]  # the base class of bridges lacks it
 
     async def spend(self, charges: Sequence[Charge], lease: str) -> Spent:
-        spent = await self._count(charges, lease, take=True)
-        held = tuple(self._key(charge) for charge in charges if charge.limit.kind == "parallel")
-        if spent.admitted and held:
-            self._leases[lease] = held
+        spent, since = await self._count(charges, lease, take=True)
+        if spent.admitted:
+            held = tuple(self._key(charge) for charge in charges if charge.limit.kind == "parallel")
+            self._open[lease] = _Open(held, since)
         return spent
 
     async def look(self, charges: Sequence[Charge]) -> tuple[Standing, ...]:
-        return (await self._count(charges, "", take=False)).standings
+        return (await self._count(charges, "", take=False))[0].standings
 
     async def settle(self, charges: Sequence[Charge], slots: Sequence[int], used: Sequence[int], lease: str) -> None:
-        self.release(lease)
-        keys: list[str] = []
-        arguments: list[str | int | float] = [self._now(), lease]
+        call = self._open.pop(lease, None)
+        keys = [self._about_itself]
+        arguments: list[str | int | float] = [self._now(), lease, call.since if call is not None else ""]
         for charge, slot, really in zip(charges, slots, used, strict=True):
             if charge.limit.kind == "parallel" or really != charge.amount:
                 keys.append(self._key(charge))
                 arguments += (_width(charge), slot, charge.amount, really)
-        if keys:
+        if len(keys) > 1:
             await self._ask(_SETTLE, tuple(keys), tuple(arguments))
 
     def release(self, lease: str) -> None:
         """Its places are not renewed any more; at the server they are held until it is settled, or for a LEASE."""
-        self._leases.pop(lease, None)
+        self._open.pop(lease, None)
 
-    async def renew(self) -> None:
+    async def renew(self) -> Known:
         """Holds the places of calls under way for another LEASE; also shows whether the server is there and counts."""
-        held = [(key, lease) for lease, keys in self._leases.items() for key in keys]
+        held = [(key, lease) for lease, call in self._open.items() for key in call.places]
+        known = b""
         for chunk in _chunks(held, _LEASES_AT_ONCE) if held else [held]:
             keys, leases = tuple(key for key, _ in chunk), (lease for _, lease in chunk)
-            await self._ask(_RENEW, (self.bridge.prefixed_key("seen"), *keys), (self._now(), LEASE, *leases))
+            known = await self._ask(_RENEW, (self._about_itself, *keys), (self._now(), LEASE, *leases))
+        since, _, now = known.decode().partition(" ")
+        return Known(since, float(now))
+
+    async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
+        """Counts what a ledger knows of the time before `since` (Known). `last`: there is no more of it.
+
+        Returns `ok`, `told` where all of that ledger was told before, or `forgot` where the server has forgotten again.
+        """
+        arguments: list[str | int | float] = [self._now(), since, ledger, int(last)]
+        for charge, slots in part:
+            arguments += (_width(charge), len(slots), *chain.from_iterable(slots.items()))
+        keys = (self._about_itself, *(self._key(charge) for charge, _ in part))
+        said: bytes = await self._ask(_RECALL, keys, tuple(arguments))
+        return said.decode()
 
     async def close(self) -> None:
         if self._sender is not None:
             await asyncio.wait((self._sender,))
         await self._client.aclose()
 
-    async def _count(self, charges: Sequence[Charge], lease: str, *, take: bool) -> Spent:
+    async def _count(self, charges: Sequence[Charge], lease: str, *, take: bool) -> tuple[Spent, str]:
+        """With what the server says of itself (Known.since)."""
         arguments: list[str | int | float] = [self._now(), int(take), lease, LEASE]
         for charge in charges:
             arguments += (_width(charge), charge.limit.amount, charge.amount)
-        reply = await self._ask(_SPEND, tuple(map(self._key, charges)), tuple(arguments))
-        fit, at, *numbers = reply.split()
+        reply = await self._ask(_SPEND, (self._about_itself, *map(self._key, charges)), tuple(arguments))
+        fit, at, since, *numbers = reply.split()
         admitted, now = fit == b"1", float(at)
         rows = list(_chunks([int(number) for number in numbers], 4))
-        return Spent(
-            admitted,
-            standings=tuple(_standing(charge, now, row) for charge, row in zip(charges, rows, strict=True)),
-            slots=tuple(row[3] for row in rows) if admitted else (),
-        )
+        standings = tuple(_standing(charge, now, row) for charge, row in zip(charges, rows, strict=True))
+        return Spent(admitted, standings, tuple(row[3] for row in rows) if admitted else ()), since.decode()
 
     def _key(self, charge: Charge) -> str:
         return self.bridge.prefixed_key(charge.key)
@@ -180,12 +205,25 @@ class RedisStore(RedisStorage):
                 asked, self._waiting = [*asked, *self._waiting], []
                 replies = [error] * len(asked)
             for question, reply in zip(asked, replies, strict=True):
-                if question.answer.done():
-                    continue  # whoever asked is gone
-                if isinstance(reply, Exception):
+                if question.answer.done():  # whoever asked is gone
+                    if question.script is _SPEND and isinstance(reply, bytes):
+                        self._undo(question, reply)
+                elif isinstance(reply, Exception):
                     question.answer.set_exception(StoreAway(str(reply) or type(reply).__name__))
                 else:
                     question.answer.set_result(reply)
+
+    def _undo(self, question: _Question, reply: bytes) -> None:
+        """Gives back what a call took that did not wait for the answer."""
+        fit, _, since, *numbers = reply.split()
+        if fit != b"1":
+            return
+        arguments = [self._now(), question.arguments[2], since.decode()]
+        for charge, row in zip(_chunks(question.arguments[4:], 3), _chunks(numbers, 4), strict=True):
+            arguments += (charge[0], int(row[3]), charge[2], 0)
+        nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        nobody.cancel()
+        self._waiting.append(_Question(_SETTLE, question.keys, tuple(arguments), nobody))
 
     async def _round(self, asked: Sequence[_Question]) -> list[Any]:
         replies = await self._evaluate(asked)

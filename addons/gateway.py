@@ -118,9 +118,10 @@ class Life:
         if self._tracer.on:
             self._tracer.start()
             self.state.watchers.append(self._tracer.tell)
-        await limiter.start()
-        if self._ledger is not None:
-            await limiter.restore(Past(self.state.rules, self._ledger.terms.url, self.state.wall))
+        if self._ledger is None:
+            await limiter.start()
+        else:
+            await limiter.start(Past(self.state.rules, self._ledger.terms.url, self.state.wall))
             self._ledger.start()
         await self._inventory.start()
         self.state.ready_at = self.state.clock()

@@ -18,7 +18,20 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Integer, Table, create_engine, event, func, inspect, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -31,7 +44,12 @@ VERSION = 1
 """Of the tables. A later version adds to `_MIGRATIONS` how to get there from the one before."""
 _MIGRATIONS: dict[int, tuple[str, ...]] = {}
 """version -> the statements that make the tables of the next one out of its tables."""
-_versions = Table("ledger_version", metadata, Column("version", Integer, nullable=False))
+versions = Table(
+    "ledger_version",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("name", Text),  # made up; gateways that have the same one share a ledger
+)
 
 BUSY = 2.0
 """Seconds for which a locked SQLite file is waited for before the attempt counts as failed."""
@@ -54,7 +72,7 @@ class Refused(Exception):
     """The database is there, and takes at least one of these rows at no time."""
 
 
-def engine_for(url: str, *, reads: bool = False) -> Engine:
+def engine_for(url: str | URL, *, reads: bool = False) -> Engine:
     """An engine that opens a connection for each use, without waiting for ever; raises StoreAway.
 
     `reads`: what is done with it takes no lock that writing would wait for.
@@ -253,14 +271,14 @@ def _prepare(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('unigate ledger'))"))  # others may do the same
     there = set(inspect(connection).get_table_names())
-    if _versions.name in there:
-        _bring_up(connection, connection.execute(select(func.max(_versions.c.version))).scalar() or 0)
+    if versions.name in there:
+        _bring_up(connection, connection.execute(select(func.max(versions.c.version))).scalar() or 0)
         return
     foreign = sorted(there & {calls.name, attempts.name})
     if foreign:
         raise StoreAway(f"it has a table '{foreign[0]}' that is no ledger's; give the ledger a database of its own")
     metadata.create_all(connection)
-    connection.execute(_versions.insert().values(version=VERSION))
+    connection.execute(versions.insert().values(version=VERSION, name=os.urandom(8).hex()))
 
 
 def _bring_up(connection: Connection, version: int) -> None:
@@ -273,7 +291,7 @@ def _bring_up(connection: Connection, version: int) -> None:
         for statement in _MIGRATIONS[version]:
             connection.exec_driver_sql(statement)
         version += 1
-        connection.execute(_versions.update().values(version=version))
+        connection.execute(versions.update().values(version=version))
 
 
 def _has(connection: Connection, one: Written) -> bool:

@@ -21,6 +21,7 @@ from addons.counters_memory import Counts, MemoryStore
 from addons.exchange import Exchange
 from addons.past import Past
 from addons.refusals import SOON, fault_of
+from addons.reminder import Reminder
 from addons.stores import open_store
 from rules.decide import without
 from rules.estimates import Estimates
@@ -62,6 +63,7 @@ class Limiter:
         self._aside: dict[str, int] = {}
         """Of limits on tokens and money: what calls that are under way took."""
         self._telling: set[asyncio.Task[None]] = set()
+        self._reminder: Reminder | None = None
         self.counts: Counts | None = None
         """Where limits are counted, if that is here."""
         self.store: Watched | None = None
@@ -79,13 +81,22 @@ class Limiter:
         """Whether the store cannot be reached; None where limits are counted here."""
         return self.store.away if self.store is not None else None
 
-    async def start(self) -> None:
-        if self.store is not None:
+    async def start(self, past: Past | None = None) -> None:
+        """Counts calls of the past as well, beside those that come already. A store elsewhere is told of them whenever
+        it has forgotten them, and nobody waits for that."""
+        if self.store is None:
+            await self._restore(past)
+        else:
+            if past is not None:
+                self._reminder = Reminder(past, self.store, self._wall)
+                self.store.remind = self._reminder.see
             await self.store.start()
 
     async def stop(self) -> None:
         if self._telling:
             await asyncio.wait(self._telling, timeout=_LAST)
+        if self._reminder is not None:
+            await self._reminder.stop()
         if self.store is not None:
             await self.store.close()
 
@@ -233,14 +244,12 @@ class Limiter:
         except StoreAway:
             return None
 
-    # -- after a restart
-
-    async def restore(self, past: Past) -> None:
-        """Counts calls of the past, beside those that come already."""
+    async def _restore(self, past: Past | None) -> None:
         counts = self.counts
-        if counts is None:
+        if counts is None or past is None:
             return
-        for number, (charge, slots) in enumerate(await past.amounts(self._wall() - self._clock())):
+        told = await past.amounts(self._wall() - self._clock())
+        for number, (charge, slots) in enumerate(told.found):
             counts.recall(charge, slots)
             if number % _AT_A_STRETCH == 0:
                 await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from loguru import logger
 from sqlalchemy import ColumnElement, Connection, Integer, and_, cast, func, inspect, literal, or_, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from addons.ledger_store import StoreAway, engine_for, words
+from addons.ledger_store import StoreAway, engine_for, versions, words
 from addons.tables import calls
 from rules.quota import parse_limits
 from rules.recall import Recall, Recalled, Span, Sum, spans
@@ -40,6 +40,14 @@ class Apart(NamedTuple):
     models: bool
 
 
+class Told(NamedTuple):
+    """What the ledger said."""
+
+    found: list[Recalled]
+    whole: bool
+    """All of it could be read."""
+
+
 class Past:
     """What stands in the ledger of these rules."""
 
@@ -47,6 +55,7 @@ class Past:
         self._rules = rules
         self._url = url
         self._wall = wall
+        self._name: str | None = None
         limits = rules.limits
         own = [limit for row in rules.file.clients.values() for limit in parse_limits(row.limits or ())]
         of_models = [limit for _, _, some in limits.models for limit in some]
@@ -54,14 +63,24 @@ class Past:
         self._windows = counted - {0.0}
         self._apart = Apart(bool(limits.each_client or own), bool(of_models))
 
-    async def amounts(self, offset: float, until: float = math.inf, least: float = 0.0) -> list[Recalled]:
+    async def name(self) -> str | None:
+        """What the ledger is called among all ledgers; None where there is none yet. Raises ledger_store.StoreAway."""
+        if self._name is None:
+            self._name = await asyncio.to_thread(self._read_name)
+        return self._name
+
+    def _read_name(self) -> str | None:
+        with _reading(self._url) as connection:
+            return connection.execute(select(versions.c.name)).scalar() if connection is not None else None
+
+    async def amounts(self, offset: float, until: float = math.inf, least: float = 0.0) -> Told:
         """What calls that were over before `until` (Unix time) have used of limits whose windows have `least` seconds
         or more, as far as that can be read. `offset`: Unix time less that of the clock that counts.
         """
         windows = [seconds for seconds in self._windows if seconds >= least]
-        return await asyncio.to_thread(self._amounts, windows, offset, until, least) if windows else []
+        return await asyncio.to_thread(self._amounts, windows, offset, until, least) if windows else Told([], True)
 
-    def _amounts(self, windows: Sequence[float], offset: float, until: float, least: float) -> list[Recalled]:
+    def _amounts(self, windows: Sequence[float], offset: float, until: float, least: float) -> Told:
         rules, now = self._rules, self._wall()
         recall = Recall(lambda client, model: rules.limits.all_of(rules.keys.named(client), model), offset, now, least)
         read = now
@@ -74,7 +93,8 @@ class Past:
         except StoreAway as error:
             known = "nothing" if read == now else f"only what came after {datetime.fromtimestamp(read, UTC):%F %T} UTC"
             logger.warning("the ledger's history cannot be read, so limits remember {} of it: {}", known, error)
-        return list(recall.found.values())
+            return Told(list(recall.found.values()), False)
+        return Told(list(recall.found.values()), True)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import pytest
 from loguru import logger
 
 import addons.counters_away
-from addons.counters import Spent, StoreAway
+from addons.counters import Known, Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import MemoryStore
 from rules.quota import Charge, Standing, parse_limit
+from rules.recall import Recalled
 
 CALL = Charge("all/5/minute", parse_limit("5/minute"), 1, "")
 TOKENS = Charge("all/500 tokens/minute", parse_limit("500 tokens/minute"), 100, "")
@@ -28,6 +29,8 @@ class Elsewhere(MemoryStore):
         self.gone = False
         self.asked: list[str] = []
         self.held: set[str] = set()
+        self.since = "1"
+        self.recalled: list[tuple[str, list[tuple[str, dict[int, int]]]]] = []
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)
@@ -48,8 +51,14 @@ class Elsewhere(MemoryStore):
         self._ask("look")
         return await super().look(charges)
 
-    async def renew(self) -> None:
+    async def renew(self) -> Known:
         self._ask("renew")
+        return Known(self.since, time.time())
+
+    async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
+        self._ask("recall")
+        self.recalled.append((ledger, [(charge.key, slots) for charge, slots in part]))
+        return "ok"
 
     def release(self, lease: str) -> None:
         self.held.discard(lease)

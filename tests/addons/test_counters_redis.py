@@ -197,6 +197,7 @@ def test_nothing_stays_in_the_server_for_longer_than_it_counts(server: RedisServ
         await store.spend([charge("5/minute"), charge("2 parallel")], "a")
         with server.client() as client:
             left = {key.decode(): client.ttl(key) for key in client.keys("*")}
+        assert left.pop("{unigate}:since") == -1, "but for the moment at which it began to count"
         assert set(left) == {"{unigate}:all/5/minute", "{unigate}:all/2 parallel"}
         assert all(60 <= seconds <= 62 for seconds in left.values())
 
@@ -208,6 +209,40 @@ def test_the_time_is_the_server_s_own(server: RedisServer) -> None:
         spent = await store.spend([charge("60/minute")], "a")
         with server.client() as client:
             assert abs(client.time()[0] - spent.slots[0]) <= 1
+
+    run(server, work)
+
+
+def test_a_call_that_ends_after_all_was_forgotten_takes_nothing_from_others(server: RedisServer) -> None:
+    """Its slot may have been opened again since, by calls that did not give anything back."""
+    tokens = charge("5000 tokens/day", 600)
+
+    async def work(store: RedisStore) -> None:
+        before = await store.spend([tokens], "a")
+        with server.client() as client:
+            client.flushall()
+        others = await store.spend([charge("5000 tokens/day", 1000)], "b")
+        assert others.slots == before.slots
+        await store.settle([tokens], before.slots, [10], "a")
+        assert (await store.look([tokens]))[0].used == 1000
+
+    run(server, work)
+
+
+def test_a_call_that_does_not_wait_for_the_answer_takes_nothing(server: RedisServer) -> None:
+    charges = [charge("5/minute"), charge("500 tokens/minute", 300), charge("2 parallel")]
+
+    async def work(store: RedisStore) -> None:
+        await store.spend(charges, "first")
+        for way in ("at once", "on its way"):
+            asked = asyncio.create_task(store.spend(charges, way))
+            await asyncio.sleep(0 if way == "at once" else 0.0001)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+        await store.renew()
+        assert [at.used for at in await store.look(charges)] == [1, 300, 1]
+        assert not (await store.spend([charge("5/minute", 5)], "too many")).admitted
 
     run(server, work)
 

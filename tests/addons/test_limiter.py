@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from addons.counters import Spent, StoreAway
+from addons.counters import Known, Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import Counts
 from addons.exchange import Attempt, Exchange
 from addons.limiter import Size, size_of
 from rules.quota import NANOS, Charge, Standing
+from rules.recall import Recalled
 from tests.addons.calls import pieces
 from tests.addons.desk import Desk
 from tests.gateway import Gateway
@@ -286,8 +287,12 @@ class Elsewhere:
         await self._come()
         return self.counts.look(charges)
 
-    async def renew(self) -> None:
+    async def renew(self) -> Known:
         await self._come()
+        return Known("1", 1.0)
+
+    async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
+        raise AssertionError("nobody has anything to tell")
 
     def release(self, lease: str) -> None:
         """Nobody holds anything for longer here."""

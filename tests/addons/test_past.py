@@ -19,7 +19,7 @@ from addons import past as module
 from addons.account import Account
 from addons.counters_memory import Counts
 from addons.ledger_store import StoreAway
-from addons.past import Past
+from addons.past import Past, Told
 from rules.quota import NANOS, SLOTS, Charge
 from rules.recall import Span, Sum
 from tests.addons.calls import pieces
@@ -41,7 +41,7 @@ def call(over: float, client: str, model: str, tokens: int, cost: int, **more: A
 
 def restored(desk: Desk, url: str, rows: Iterable[Mapping[str, Any]]) -> None:
     new_ledger(url, rows).dispose()
-    asyncio.run(desk.limiter.restore(Past(desk.rules, url, desk.clock.wall)))
+    asyncio.run(desk.limiter.start(Past(desk.rules, url, desk.clock.wall)))
 
 
 @pytest.fixture
@@ -122,16 +122,16 @@ def test_what_a_call_was_refused_is_not_counted_and_what_failed_is(url: str) -> 
 
 def test_of_a_ledger_that_is_not_there_nothing_is_remembered_and_none_is_made(tmp_path: Path) -> None:
     desk = Desk("{each_client: [10/day]}")
-    asyncio.run(desk.limiter.restore(Past(desk.rules, sqlite_url(tmp_path), desk.clock.wall)))
+    asyncio.run(desk.limiter.start(Past(desk.rules, sqlite_url(tmp_path), desk.clock.wall)))
     assert desk.used() == [0]
     assert not any(tmp_path.iterdir())
 
 
 def test_nothing_is_read_where_no_limit_has_a_window() -> None:
     past = Past(rules_of("{each_client: 2 parallel}"), "nonsense", lambda: NOW)
-    assert asyncio.run(past.amounts(0.0)) == []
+    assert asyncio.run(past.amounts(0.0)) == Told([], True)
     past = Past(rules_of("{each_client: 2/minute}"), "nonsense", lambda: NOW)
-    assert asyncio.run(past.amounts(0.0, least=3600)) == []
+    assert asyncio.run(past.amounts(0.0, least=3600)) == Told([], True)
 
 
 # -- the law
@@ -172,7 +172,7 @@ def test_what_is_restored_is_what_was_counted_and_never_less(new_url: Callable[[
 
     same, other = Counts(clock), Counts(lambda: clock.now + 12345.678)
     for counts, offset in ((same, NOW), (other, NOW - 12345.678)):
-        for charge, slots in asyncio.run(Past(rules, url, clock.wall).amounts(offset)):
+        for charge, slots in asyncio.run(Past(rules, url, clock.wall).amounts(offset)).found:
             counts.recall(charge, slots)
 
     steps = [0.0, *(math.exp(chance.uniform(math.log(0.01), math.log(31 * DAY))) for _ in range(60))]
