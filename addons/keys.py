@@ -21,6 +21,7 @@ from addons.logs import one_line
 from addons.rules_text import CannotChange, keys_in, with_key, without_keys
 from addons.settings import SettingsError, environment_for, find_rules, read_text
 from rules.access import DIGEST, digest_of
+from rules.access import client_name as token_name
 from rules.callers import written
 from rules.load import RulesError, load_rules
 from rules.reader import filled_in
@@ -88,8 +89,7 @@ def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str,
     """
     row = opened.file.clients.get(client)
     if row is None:
-        shown = one_line(client[:100])
-        raise SettingsError(f"there is no client '{shown}' in {opened.path}{near(client, opened.file.clients)}")
+        raise _no_such(opened, client)
     found = {digest_of(key).hex() for key in written(row)}
     gone = {one for one in found if one.startswith(beginning.lower())}
     if not gone:
@@ -103,6 +103,16 @@ def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str,
     if here:
         _change(opened, lambda text: without_keys(text, client, lambda key: digest_of(key).hex() in here))
     return len(here), elsewhere
+
+
+def _no_such(opened: Opened, client: str) -> SettingsError:
+    if client in (token_name(token.get_secret_value()) for token in opened.file.proxy.auth.tokens):
+        return SettingsError(
+            f"{client} is no client but a key without a name: take it out of `proxy.auth.tokens` of {opened.path}, or out "
+            "of API_KEYS where that is what stands there"
+        )
+    shown = one_line(client[:100])
+    return SettingsError(f"there is no client '{shown}' in {opened.path}{near(client, opened.file.clients)}")
 
 
 def _digests(keys: str) -> set[str]:

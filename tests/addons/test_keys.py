@@ -304,6 +304,16 @@ def test_a_client_that_there_is_not_is_named(keys: Keys) -> None:
     assert keys("revoke", "notebok", code=2) == "there is no client 'notebok' in rules.yaml (did you mean 'notebook'?)"
 
 
+def test_a_key_without_a_name_is_told_where_it_stands(keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("proxy: {auth: {tokens: [loose-key-0123]}}\n" + REST)
+    name = f"key-{digest('loose-key-0123')[7:15]}"
+    said = keys("revoke", name, code=2)
+    assert said.startswith(
+        f"{name} is no client but a key without a name: take it out of `proxy.auth.tokens` of rules."
+    )
+    assert keys("revoke", "key-00000000", code=2) == "there is no client 'key-00000000' in rules.yaml"
+
+
 def test_a_key_can_be_changed_over_in_three_steps(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     old = shown_key(keys("new", "notebook", "--add"))
