@@ -108,8 +108,8 @@ def revoke(opened: Opened, client: str, beginning: str) -> tuple[int, tuple[str,
 def _no_such(opened: Opened, client: str) -> SettingsError:
     if client in (token_name(token.get_secret_value()) for token in opened.file.proxy.auth.tokens):
         return SettingsError(
-            f"{client} is no client but a key without a name: take it out of `proxy.auth.tokens` of {opened.path}, or out "
-            "of API_KEYS where that is what stands there"
+            f"{client} is no client but a key without a name: take it out of `proxy.auth.tokens` of {opened.path}, or "
+            "out of API_KEYS where that is what stands there"
         )
     shown = one_line(client[:100])
     return SettingsError(f"there is no client '{shown}' in {opened.path}{near(client, opened.file.clients)}")
