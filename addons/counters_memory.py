@@ -84,13 +84,17 @@ class Counts:
         """As Store.look."""
         now = self.clock()
         return tuple(
-            standing(charge, self._window(charge), now) if charge.limit.seconds else self._standing(charge)
+            standing(charge, self._windows.get(charge.key) or Window(charge.limit.seconds), now)
+            if charge.limit.seconds
+            else self._standing(charge)
             for charge in charges
         )
 
     def add(self, charge: Charge, amount: int, at: float) -> None:
         """Counts what was used at a moment, be there room for it or not."""
-        self._window(charge).add(amount, at)
+        window = self._window(charge)
+        window.used(at)  # what is too old goes here too, as it does in Redis: a clock may be set back afterwards
+        window.add(amount, at)
 
     def recall(self, charge: Charge, slots: Mapping[int, int]) -> None:
         """Counts what was used in the past: slot -> amount."""

@@ -5,6 +5,10 @@ on its way in. The trap is the mean: of many calls at once half would use more t
 An estimate is therefore the smoothed mean and four times the smoothed deviation, the way TCP sets its timer
 (RFC 6298): it is near the mean where a model answers evenly, and far above it where it does not.
 
+One answer that is a thousand times as long as all others, or a server that counts nonsense, would make each next call
+take the whole of its limit, and most would be refused until the window is over. So what is learned at a time is a leap
+of a few times what was expected; a model that really changes is followed all the same, within a few calls.
+
 A prompt's tokens are its text's, in proportion to its characters, and what the characters do not tell (the server's
 template, images, tools). The proportion is learned from prompts that are long enough for the rest not to matter; the
 rest is learned as what is left over.
@@ -26,6 +30,12 @@ LONG = 400
 _MEAN = 1 / 8
 _DEVIATION = 1 / 4
 _TIMES = 4
+_LEAP = 8
+"""Times what was expected that is believed of one call."""
+_REST = 250
+"""Tokens beyond those of its text that any prompt may have."""
+_MOST = 4.0
+"""Tokens in a character, at the most: what is more than that is not the text's."""
 _SURE = 1 / 8
 """Tokens in a character, at the least, of usual text: what is believed of a model that nothing is known of, where a
 call would be turned away because of it."""
@@ -40,7 +50,9 @@ class Smoothed:
         self.mean: float | None = None
         self.deviation = 0.0
 
-    def learn(self, value: float) -> None:
+    def learn(self, value: float, usual: float) -> None:
+        """`usual`: what is no surprise in any case."""
+        value = min(value, _LEAP * max(usual, self.bound(usual)))
         if self.mean is None:
             self.mean, self.deviation = value, abs(value) / 2
         else:
@@ -115,10 +127,10 @@ class Estimates:
         if known is None:
             known = self._known[target] = _Known(Smoothed(), Smoothed(), Smoothed())
         if chars >= LONG:
-            known.ratio.learn(tokens.prompt / chars)
-        known.rest.learn(tokens.prompt - _text(known, chars))
+            known.ratio.learn(min(tokens.prompt / chars, _MOST), _MOST)
+        known.rest.learn(tokens.prompt - _text(known, chars), _REST)
         if answers:
-            known.answer.learn(tokens.completion / answers)
+            known.answer.learn(tokens.completion / answers, EXPECTED_ANSWER)
 
 
 def _text(known: _Known | None, chars: int) -> float:

@@ -125,10 +125,11 @@ def test_a_call_that_takes_nothing_leaves_an_empty_limit_empty(counts: Counts) -
     assert counts.spend((charge(TOKENS, 0),), "a").standings == (Standing(0, 0.0, 0.0),)
 
 
-def test_looking_counts_nothing(counts: Counts) -> None:
+def test_looking_counts_nothing_and_leaves_nothing_behind(counts: Counts) -> None:
     charges = (charge(FEW), charge(PLACES))
     for _ in range(5):
         assert counts.look(charges) == (Standing(0, 0.0, 0.0), Standing(0, 0.0, 0.0))
+    assert len(counts) == 0
 
 
 # -- the stores of the library

@@ -153,6 +153,28 @@ def test_only_an_answer_that_one_target_gave_alone_and_counted_teaches() -> None
     assert desk.limiter.estimates.expect("ollama/m", 400) == unknown
 
 
+def test_a_server_that_counted_nonsense_once_keeps_nobody_out() -> None:
+    desk = Desk("{each_client: 20000 tokens/hour}", "{teacher: {key: sk-teacher, limits: []}}")
+    for completion in (*[50] * 40, 10**9):
+        desk.served(desk.admit(client="teacher"), 100, completion)
+    desk.served(desk.admit(), 100, 50)
+    for _ in range(3):
+        desk.admit()
+
+
+def test_of_two_windows_each_keeps_its_own_bound() -> None:
+    desk = Desk("{each_client: [2/minute, 3/hour]}")
+    for _ in range(2):
+        desk.admit()
+    assert "Limit 2, Used 2" in desk.refused().message
+    desk.clock.now = 61.0
+    desk.admit()
+    fault = desk.refused()
+    assert "Limit 3, Used 3" in fault.message
+    assert fault.retry_after == pytest.approx(3660 - 61)
+    assert desk.used() == [1, 3]
+
+
 # -- the law
 
 

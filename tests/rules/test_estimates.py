@@ -115,5 +115,25 @@ def test_a_change_is_followed_after_a_while() -> None:
     assert estimates.expect(A, 1000).answer == pytest.approx(1000, rel=0.01)
 
 
+@pytest.mark.parametrize("nonsense", [Tokens(250, 0, 10**9), Tokens(10**9, 0, 100), Tokens(10**9, 0, 10**9)])
+@pytest.mark.parametrize("calls", [0, 1, 40])
+def test_one_call_that_is_like_no_other_is_soon_forgotten(nonsense: Tokens, calls: int) -> None:
+    """Each next call would otherwise take the whole of its limit, and be refused where anything of that is used."""
+    estimates = learned(*[(1000, 250, 100)] * calls)
+    estimates.learn(A, 1000, nonsense)
+    now = estimates.expect(A, 1000)
+    assert now.prompt < 20_000
+    assert now.answer <= 3 * 8 * 500
+    for _ in range(40):
+        estimates.learn(A, 1000, Tokens(250, 0, 100))
+    after = estimates.expect(A, 1000)
+    assert (after.prompt < 1000, after.answer < 1000) == (True, True), after
+
+
+def test_a_model_that_says_much_more_from_now_on_is_followed_within_a_few_calls() -> None:
+    estimates = learned(*[(1000, 250, 100)] * 40, *[(1000, 250, 50_000)] * 3)
+    assert estimates.expect(A, 1000).answer > 40_000
+
+
 def test_a_mean_that_nothing_is_known_of_is_what_it_is_said_to_be() -> None:
     assert Smoothed().bound(500.0) == 500.0

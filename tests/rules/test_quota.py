@@ -210,6 +210,23 @@ def test_a_clock_that_was_set_back_opens_no_older_slot() -> None:
     assert window.used(161.0) == 0
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 12), st.sampled_from([0, 0, 0, 1, 90, 5000])), max_size=60)
+)
+def test_a_clock_that_is_set_back_never_lets_more_in(history: list[tuple[int, int, int]]) -> None:
+    """What was let in is counted for as long as it would have been, or longer, by a clock that nobody touches."""
+    window, real, back = Window(60), 0.0, 0.0
+    let_in: list[tuple[float, int]] = []
+    for wait, amount, further in history:
+        real += wait / 100
+        back += further
+        if window.used(real - back) + amount <= 12:
+            window.add(amount, real - back)
+            let_in.append((real, amount))
+        assert sum(each for at, each in let_in if at > real - 60 + 1e-6) <= 12
+
+
 def test_what_is_recalled_goes_when_it_is_old_whatever_was_used_since() -> None:
     """A gateway that starts is called before it has read what was used before."""
     window, straight = Window(60), Window(60)
