@@ -14,20 +14,10 @@ from typing import Any
 import pytest
 
 from scripts.benchmark.flapping import COOL_DOWN, SLACK, Flapping, State, flap, flapping_rules, pair, phases
+from scripts.benchmark.fleet import BERTHS, Record, Server, rules, sky
 from scripts.benchmark.storm import Caller, Door, Outcome, Report, put, question, ride
 from scripts.benchmark.verdict import Answer, End, Verdict, judge
-from scripts.benchmark.weather import (
-    BERTHS,
-    FAULTS,
-    MIDWAY,
-    Record,
-    Server,
-    expected,
-    pieces_of,
-    rules,
-    sky,
-    turn,
-)
+from scripts.benchmark.weather import FAULTS, MIDWAY, expected, pieces_of, turn
 from tests.gateway import Gateway
 
 DUE = "bado keru limo nepa"

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
 
+from .fleet import KEY, Berth, Record, Server
 from .storm import Caller, Door, Outcome, put
-from .weather import KEY, MODEL, TOTAL, Berth, Record, Server, well
+from .voice import MODEL
+from .weather import TOTAL, well
 
 COOL_DOWN = 1.0
 """Seconds that the rules of `flapping` leave a broken target alone."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import quantiles
 from time import perf_counter
 
+from .fleet import BERTHS, Record, rules, sky
 from .verdict import Answer, End, Verdict, judge, wrong
-from .weather import BERTHS, HUNG, Record, expected, rules, sky
+from .weather import HUNG, expected
 
 
 class Caller:
