@@ -37,8 +37,9 @@ _SHOWN_NAMES = frozenset(
     {"api_key[]", "key[]", "apikey", "x-api-key", "access_token", "token", "authorization", "secret"}
 )
 """Of parameters whose values are masked. Any other name may be a key itself."""
-_SECRET = re.compile(r"key|token|secret|auth|pass|pwd|bearer|cred|sig|session|jwt|code|\bsk-", re.IGNORECASE)
-_SECRET_IN_PATH = re.compile(rf"(?:{_SECRET.pattern})[^=]{{0,40}}=|\bsk-[\w-]{{8}}|\bbearer\W", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"key|token|secret|auth|pass|pwd|bearer|cred|sig|session|jwt|code", re.IGNORECASE)
+_ORDINARY_NAME = re.compile(r"[A-Za-z_.-]{1,32}(?:\[\w*\])?")
+_SECRET_IN_TEXT = re.compile(rf"(?:{_SECRET_NAME.pattern})[^=]{{0,40}}=|\bsk-[\w-]{{8}}|\bbearer\W", re.IGNORECASE)
 _USER = re.compile(r"(?:(?<=//)|^)[^/?#]*@")
 _PLAIN = re.compile(r"[/\w.:-]*")
 _LONGEST_FLAG = 8
@@ -123,11 +124,11 @@ def _without_key(query: str) -> tuple[str | None, str]:
 
 def _cleaned_path(path: str) -> str:
     path = _USER.sub(f"{MASK}@", path)
-    if not _SECRET_IN_PATH.search(_decoded(path)):
+    if not _SECRET_IN_TEXT.search(_decoded(path)):
         return path
     if len(path) > LONGEST:
         return f"/{MASK}"
-    return "/".join(MASK if _SECRET_IN_PATH.search(_decoded(part)) else part for part in path.split("/"))
+    return "/".join(MASK if _SECRET_IN_TEXT.search(_decoded(part)) else part for part in path.split("/"))
 
 
 def _cleaned_query(query: str) -> str:
@@ -137,10 +138,17 @@ def _cleaned_query(query: str) -> str:
 
 
 def _cleaned_parameter(parameter: str) -> str:
-    name, mark, _ = parameter.partition("=")
-    if _SECRET.search(_decoded(parameter)):
-        return f"{name}={MASK}" if mark and name.lower() in _SHOWN_NAMES else MASK
-    return parameter if mark or len(parameter) <= _LONGEST_FLAG else MASK
+    name, mark, value = parameter.partition("=")
+    if not mark:
+        return parameter if len(parameter) <= _LONGEST_FLAG and not _SECRET_NAME.search(_decoded(parameter)) else MASK
+    plain = _decoded(name)
+    if (
+        _ORDINARY_NAME.fullmatch(plain)
+        and not _SECRET_NAME.search(plain)
+        and not _SECRET_IN_TEXT.search(_decoded(value))
+    ):
+        return parameter
+    return f"{name}={MASK}" if name.lower() in _SHOWN_NAMES else MASK
 
 
 def _decoded(text: str) -> str:

@@ -16,6 +16,7 @@ KEY = "notebook:K3y-0123456789"
 @pytest.mark.parametrize("address", [
     "/v1/chat/completions", "/v1/models/qwen2.5%3A7b", "/v1/models/hf.co/a/b:Q4@main", "/v1/responses/input_tokens",
     "/v1/responses/resp_1?stream=true&starting_after=4", "/v1/responses/resp_1/input_items?include[]=x&limit=20&order=asc",
+    "/v1/responses/resp_1?include[]=code_interpreter_call.outputs&include%5B0%5D=reasoning.encrypted_content",
     "/v1/models?api-version=2024-10-21", "/v1/models?beta", "/v1/gr\udcc3\udcb6sse", "/", "", "*", "gateway:8080", "[::1]:8080",
     "https://app.example/page?x=1", "/v1/models?a=&b=%20+&&", "/v1/a?b=c#d", "//v1//models", "/v1/models/codellama:7b",
 ])  # fmt: skip
@@ -33,7 +34,11 @@ def test_an_address_without_a_key_stays_to_the_letter(address: str) -> None:
     ("/v1/models?token", "/v1/models?***"),
     ("/v1/models?KEY", "/v1/models?***"),
     ("/v1/models?KEY=token", "/v1/models?***"),
-    ("/v1/models?q=sk-KEY", "/v1/models?***"),
+    ("/v1/models?KEY=1", "/v1/models?***"),
+    ("/v1/models?q=sk-0123456789", "/v1/models?***"),
+    ("/v1/models?q=Bearer%20KEY", "/v1/models?***"),
+    ("/v1/models?next=/%3Ftoken%3DKEY", "/v1/models?***"),
+    ("/v1/models?a[token]=KEY", "/v1/models?***"),
     ("/v1/models?a=b;token=KEY", "/v1/models?***"),
     ("/v1/models#token=KEY", "/v1/models#token=***"),
     ("/v1/models;token=KEY", "/v1/***"),
