@@ -17,8 +17,8 @@ from statistics import mean, median
 from time import perf_counter
 
 from .client import Load, chat_body, chat_request, side_by_side
-from .measures import CONNECTIONS, WORDS, between
 from .processes import RULES, Machine, NotStarted, Target
+from .rounds import CONNECTIONS, WORDS, between
 
 GOAL = 0.03
 """Calls per second may be fewer by less than this share."""

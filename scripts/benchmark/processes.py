@@ -51,6 +51,14 @@ class NotStarted(Exception):
     """Something that is to be measured did not come up; the message has the end of its own output."""
 
 
+def cancel_when_ended() -> None:
+    """Ctrl-C cancels by itself; being ended or hung up on must not leave processes behind either."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
 @dataclass(slots=True)
 class Target:
     """One door through which the upstream can be reached."""
