@@ -18,6 +18,16 @@ from rules.values import near
 
 type Path = tuple[str | int, ...]
 
+_MEANT = {
+    "api_key": "key", "token": "key", "quota": "limits", "rate_limit": "limits", "rate_limits": "limits",
+    "per_client": "each_client", "total": "overall", "redis": "store",
+    "since": "from", "date": "from", "in": "input", "prompt": "input", "prompt_tokens": "input",
+    "cached": "cached_input", "cache_hit": "cached_input",
+    "out": "output", "completion": "output", "completion_tokens": "output",
+    "database": "url", "file": "url", "path": "url", "retention": "keep", "max_size": "size",
+    "address": "host", "bind": "host", "listen": "host", "allow_origins": "origins", "allowed_origins": "origins",
+}  # fmt: skip
+"""What other programs call a key that has another name here, where nothing is spelled alike."""
 _PLAIN = re.compile(r"[A-Za-z0-9 _.,:;+%-]{0,20}")
 
 
@@ -32,12 +42,16 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
         case "missing":
             return "is missing"
         case "literal_error":
-            return f"must be one of {item['ctx']['expected']}"
+            expected = item["ctx"]["expected"]
+            return f"must be {'one of ' if ' or ' in expected else ''}{expected}"
         case "model_type" | "dict_type":
-            wanted = f"must be a mapping of {', '.join(_keys(_type_at(path)[0])) or 'names'}"
-            return f"is empty and {wanted}; leave the key out if there are none" if value is None and path else wanted
+            kind, _ = _type_at(path)
+            names = ", ".join(_keys(kind)) or "names"
+            if value is None and path:
+                return f"is empty and must be a mapping of {names}; leave the key out if there are none"
+            return f"must be a mapping of {names}{_each(kind, ', each with a mapping of ')}"
         case "tuple_type":
-            return "must be a list"
+            return f"must be a list{_each(_type_at(path)[0], ' of mappings of ')}"
         case "too_short":
             return "needs at least one entry"
         case "value_error":
@@ -46,12 +60,23 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
             return _wrong_type(path, value)
 
 
+def _each(kind: Any, words: str) -> str:
+    """The words and the keys that each entry of a list or a mapping has, if it has any."""
+    keys = _keys(_inside(kind)[0]) if get_args(kind) else []
+    return words + ", ".join(keys) if keys else ""
+
+
 def _unknown_key(path: Path) -> str:
     noun, _ = _type_at(path[:-1])
     key, known = str(path[-1]), _keys(noun)
     places = list(_homes(noun, key))
     if places:
         return f"unknown key here; it belongs into {' or '.join(places)}"
+    if key == "<<":
+        return "keys are not merged here; write them out"
+    meant = _MEANT.get(key)
+    if meant in known:
+        return f"unknown key (did you mean '{meant}'?)"
     return f"unknown key{near(key, known) or f'; known here: {", ".join(known)}'}"
 
 
@@ -124,8 +149,13 @@ def _type_at(path: Path) -> tuple[Any, dict[str, Any]]:
             kind, marks = _bare(field.annotation)
             marks |= _bounds(field.metadata)
         else:
-            kind, marks = _bare([inner for inner in get_args(kind) if inner is not Ellipsis][-1])
+            kind, marks = _inside(kind)
     return kind, marks
+
+
+def _inside(kind: Any) -> tuple[Any, dict[str, Any]]:
+    """The type of the entries of a list or a mapping, and their bounds."""
+    return _bare([inner for inner in get_args(kind) if inner is not Ellipsis][-1])
 
 
 def _bare(kind: Any) -> tuple[Any, dict[str, Any]]:

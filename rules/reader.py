@@ -21,6 +21,9 @@ _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|secrets:[A-Za-z0-9_][A-Za-z0-9_.-]*")
 SECRETS = "secrets:"
 """Before the name of a secret, between the braces and in the environment that the file is read with."""
+_DAY = re.compile(r"\d{4}-\d")
+_NO_NUMBER = re.compile(r"[+-]?(0[0-9_]+|.*:.*)")
+"""What YAML takes for a number that nobody means: 010 for eight, 12:30 for 750."""
 _MAX_NODES = 100_000
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError)
 """What PyYAML raises for a value that its tag does not fit: `!!bool maybe` is a KeyError."""
@@ -151,8 +154,15 @@ class Reader:
         try:
             value = cast(Any, self._scalars).construct_object(node)
         except _UNREADABLE:
-            self._hole(node.start_mark.line + 1, path, "this value cannot be read")
+            why = (
+                ": there is no such day"
+                if _DAY.match(node.value)
+                else "; leave out its tag, the word that begins with !"
+            )
+            self._hole(node.start_mark.line + 1, path, f"this value cannot be read{why}")
             return None
+        if isinstance(value, int) and _NO_NUMBER.fullmatch(node.value):
+            return node.value
         if isinstance(value, str) and "${" in value:
             self.filled[path] = []
             return _VARIABLE.sub(lambda match: self._variable(match, node.start_mark.line + 1, path), value)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 from rules.health import DEFAULT_ON
 from rules.hosts import listener, open_host
 from rules.paths import Paths
-from rules.terms import Caller, ClientName, Cors, Ledger, Price, Quotas, Secrets
+from rules.terms import GIVEN, Caller, ClientName, Cors, Ledger, Price, Quotas, Secrets
 from rules.values import (
     Contexts,
     Count,
@@ -21,9 +21,11 @@ from rules.values import (
     Names,
     Noun,
     Number,
+    Real,
     Seconds,
     Size,
     Url,
+    Whole,
     as_list,
     as_text,
     is_comparison,
@@ -49,7 +51,7 @@ class Auth(Noun):
 
 class Proxy(Noun):
     host: Annotated[str, AfterValidator(listener)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     endpoints: Paths | None = None
     """The paths that are answered, as `/v1/models`; left out: all. `/health` is answered in any case."""
     auth: Auth = Auth()
@@ -84,7 +86,7 @@ class Model(Noun):
     capability: str | None = None
     strategy: Literal["in_order", "round_robin", "least_busy", "fastest", "cheapest", "weighted"] = "in_order"
     """Which target comes first. The strategies are in balance.py."""
-    weights: Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], Field(min_length=1)] | None = None
+    weights: Annotated[tuple[Annotated[Real, Field(gt=0, le=1e6)], ...], Field(min_length=1)] | None = None
     """One per target, exactly where the strategy is `weighted`: how often it comes first, compared with the others."""
     mid_stream: Literal["continue", "error"] | None = None
     """Left out: that of `failover`."""
@@ -127,7 +129,7 @@ class Limits(Noun):
 class Failover(Noun):
     """What follows a failed attempt. The whole call has `timeouts.total`."""
 
-    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    attempts: Annotated[Whole, Field(ge=1, le=10)] = 2
     """At one target, in one call."""
     on: Annotated[tuple[Kind, ...], BeforeValidator(as_list)] = DEFAULT_ON
     """The kinds of failure that lead on: names, groups and statuses of health.py. Any other one is the answer."""
@@ -144,7 +146,7 @@ class Failover(Noun):
 class BreakerPolicy(Noun):
     """When a target that fails is left alone for a while."""
 
-    failures: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    failures: Annotated[Real, Field(gt=0, allow_inf_nan=False)] = 5.0
     """The score that opens the breaker: a failure adds its weight, a success halves it."""
     cool_down: Seconds = 10.0
     """From there to the one call that may try again."""
@@ -159,7 +161,7 @@ class Admission(Noun):
 
     parallel: Count | None = None
     """Left out: 4 for a server that speaks Ollama, 64 for any other."""
-    queue: Annotated[int, Field(ge=0)] = 100
+    queue: Annotated[Whole, Field(ge=0)] = 100
     """Calls that may wait for one target."""
     wait: Seconds = 30.0
     """The longest that a call waits for its place."""
@@ -173,7 +175,7 @@ class Images(Noun):
     """Of one image."""
     wait: Seconds = 10.0
     """For all images of a call together."""
-    redirects: Annotated[int, Field(ge=0, le=10)] = 3
+    redirects: Annotated[Whole, Field(ge=0, le=10)] = 3
     """That one image may take."""
     allow: Annotated[tuple[Annotated[str, AfterValidator(open_host)], ...], BeforeValidator(as_list)] = ()
     """Host names, addresses and networks that may be asked although they are not public."""
@@ -201,5 +203,5 @@ class RulesFile(Noun):
     rules: tuple[Rule, ...] = ()
     defaults: Defaults = Defaults()
     prices: tuple[Price, ...] = ()
-    ledger: Ledger | None = None
+    ledger: Annotated[Ledger | None, GIVEN] = None
     """Left out: nothing is kept."""

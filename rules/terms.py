@@ -26,7 +26,7 @@ def _limits(value: Any) -> Any:
     """An entry that is empty, or lacks its amount, comes from a variable that is not set: it is no limit."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list):
-        return given
+        raise ValueError("must be a list of limits, such as [100/minute, 5 USD/day]")
     return [item for item in given if not (isinstance(item, str) and not item.partition("/")[0].strip())]
 
 
@@ -57,7 +57,7 @@ def client_name(value: str) -> str:
     return value
 
 
-_GIVEN = BeforeValidator(_given)
+GIVEN = BeforeValidator(_given)
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(split_keys)]
 ClientName = Annotated[str, AfterValidator(client_name)]
@@ -70,21 +70,21 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length
 class Caller(Noun):
     """One of `clients`: somebody who may call, by name."""
 
-    key: Annotated[Secret | None, _GIVEN] = None
+    key: Annotated[Secret | None, GIVEN] = None
     """In plain, from the environment, or as `sha256:` and the digest that `unigate keys new` prints; several with
     commas between. Written but empty: nobody can be this client for now."""
     keys: Secrets = ()
     """Several, while one takes the place of another."""
-    models: Annotated[Patterns | None, _GIVEN] = None
+    models: Annotated[Patterns | None, GIVEN] = None
     """Which models it may name, by pattern; left out: all."""
-    endpoints: Annotated[Paths | None, _GIVEN] = None
+    endpoints: Annotated[Paths | None, GIVEN] = None
     """Which paths it may call, as in `proxy.endpoints`; left out: all that OpenAI has too."""
     tags: Annotated[dict[str, str], Field(max_length=16)] = {}
     """Kept in the ledger with each of its calls."""
-    expires: Annotated[Day | None, _GIVEN] = None
+    expires: Annotated[Day | None, GIVEN] = None
     """The last day, in UTC, on which its keys are accepted."""
     disabled: bool = False
-    limits: Annotated[Limits | None, _GIVEN] = None
+    limits: Annotated[Limits | None, GIVEN] = None
     """Left out: `limits.each_client`. An empty list: none."""
 
 

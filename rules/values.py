@@ -31,10 +31,15 @@ def seconds(value: Any) -> Any:
         match = _DURATION.fullmatch(value)
         value = float(match[1]) * _UNITS[match[2]] if match else None
     if type(value) not in (int, float):
-        raise ValueError("a duration is a number with a unit, such as 250ms, 5s, 30m or 1h")
+        raise ValueError("a duration is a number with a unit, such as 250ms, 5s, 30m, 1h or 7d")
     if not 0 < value < 1e14:
-        raise ValueError("a duration is more than nothing, and ends; such as 250ms, 5s, 30m or 1h")
+        raise ValueError("a duration is more than nothing, and ends; such as 250ms, 5s, 30m, 1h or 7d")
     return value
+
+
+def not_a_truth(value: Any) -> Any:
+    """`yes` is no number, though pydantic takes it for 1."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 _SIZE = re.compile(r"\s*\d{1,15}(\.\d{1,9})?\s*([kmgt]?i?b)?\s*", re.IGNORECASE)
@@ -212,9 +217,11 @@ Context = Annotated[int | Literal["auto", "none"], BeforeValidator(_context)]
 Contexts = Annotated[
     dict[str, Context], BeforeValidator(_contexts), AfterValidator(_all_reachable), Field(min_length=1)
 ]
-Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, BeforeValidator(not_a_truth)]
+Real = Annotated[float, BeforeValidator(not_a_truth)]
+Count = Annotated[Whole, Field(ge=1)]
 Kind = Annotated[str, BeforeValidator(_status), AfterValidator(_kind)]
-Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[ByteSize, BeforeValidator(size), Field(gt=0)]
 Url = Annotated[str, AfterValidator(url)]

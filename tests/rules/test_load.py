@@ -387,7 +387,7 @@ LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
         ALL + "prices:\n  - {model: there/m, from: 2026-11-15, input: -1, output: 1, since: 1}\n  - there/m\n",
         [
             (4, "prices[0].input", "-1 is not a number, 0 or more"),
-            (4, "prices[0].since", "unknown key; known here: model, from, input, cached_input, output"),
+            (4, "prices[0].since", "unknown key (did you mean 'from'?)"),
             (5, "prices[1]", "must be a mapping of model, from, input, cached_input, output"),
         ],
     ),
@@ -739,6 +739,13 @@ def test_a_key_of_that_section_that_is_mistyped_is_refused(key: str) -> None:
     assert [fault.where.rpartition(".")[2] for fault in error.faults if "unknown key" in fault.message][:1] == [
         f"{key}s_"
     ]
+
+
+def test_digits_after_a_zero_are_what_they_look_like() -> None:
+    rules = load(SMALLEST + "proxy: {port: 0080}\nclients: {app: {key: 0123456701, tags: {room: 007}}}\n")
+    assert rules.file.proxy.port == 80
+    assert isinstance(rules.keys.identify("0123456701", 0), Client)
+    assert rules.file.clients["app"].tags == {"room": "007"}
 
 
 def test_a_byte_order_mark_does_not_matter() -> None:
