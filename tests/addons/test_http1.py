@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from mitmproxy.utils import typecheck
 
 from tests.addons.calls import (
     CALLER_KEY,
@@ -344,3 +345,17 @@ def test_the_answer_names_its_way_and_nothing_of_the_servers_own(servers: World)
         "x-gateway-rule",
         "x-gateway-target",
     }
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Time
+
+
+def test_no_time_of_a_call_goes_into_the_types_of_our_own_messages(
+    servers: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(typecheck, "check_option_type", lambda name, *_: checked.append(name))
+    for stream in (False, True):
+        assert servers.ask("qwen2.5:7b", stream).status == 200
+    assert checked == []
