@@ -124,7 +124,7 @@ def account_of(
     tried = [
         _tried(attempt, operation, book, now, offset, prompt_tokens) for attempt in exchange.attempts if attempt.tried
     ]
-    tokens = tried[0].tokens if len(tried) == 1 else sum((one.tokens for one in tried), NONE_COUNTED)
+    tokens = _sum([one.tokens for one in tried])
     target, spent, failed, unpriced, estimated = None, 0, 0, False, False
     for one in tried:
         if one.cost is None:
@@ -227,4 +227,8 @@ def _compared(exchange: Exchange, tried: Sequence[Tried], moment: float) -> int 
     # A caller is told of a continued or split answer what one call for all of it would have taken.
     if len(tried) > 1 and answer is not None and answer.done and answer.usage is not None:
         return cost(tariff, tokens_of(answer.usage), moment)
-    return cost(tariff, sum(useful, NONE_COUNTED), moment)
+    return cost(tariff, _sum(useful), moment)
+
+
+def _sum(tokens: Sequence[Tokens]) -> Tokens:
+    return tokens[0] if len(tokens) == 1 else sum(tokens, NONE_COUNTED)  # nearly always one

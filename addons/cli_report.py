@@ -12,14 +12,13 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from addons.cli_options import RulesOption
 from addons.report import compare, make_report
-from addons.report_export import as_csv, as_json
+from addons.report_export import as_csv, as_json, json_text
 from addons.report_rows import DAY
 from addons.report_source import ledger_at, open_ledger, said_plainly, shown_url
 from addons.report_view import show
@@ -82,9 +81,9 @@ def report(
         )
     comparison = compare(found, terms.compare_to if terms is not None else None)
     if as_json_:
-        _write(orjson.dumps(as_json(found, comparison), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        _write(json_text(as_json(found, comparison)))
     elif as_csv_:
-        _write(as_csv(found).encode())
+        _write(as_csv(found))
     else:
         narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
         show(found, comparison, Console(highlight=False, width=None if narrow else _NO_TTY))
@@ -104,10 +103,10 @@ def moment(text: str, now: float, option: str, *, ends: bool = False) -> float:
     return min(now, day + DAY) if ends else day
 
 
-def _write(data: bytes) -> None:
-    """UTF-8, whatever the terminal's encoding is."""
+def _write(text: str) -> None:
+    """As UTF-8, whatever the terminal's encoding is."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
 
 

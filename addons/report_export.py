@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
 from typing import Any
 
@@ -41,6 +42,11 @@ def as_json(report: Report, comparison: Comparison | None) -> dict[str, Any]:
             **_money("local", comparison.local),
         },
     }
+
+
+def json_text(report: dict[str, Any]) -> str:
+    # Sums may have more than the 64 bits that orjson takes.
+    return json.dumps(report, ensure_ascii=False, indent=2) + "\n"
 
 
 def as_csv(report: Report) -> str:

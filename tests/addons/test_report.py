@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from addons.ledger_rows import Ids, written
 from addons.ledger_store import LedgerStore
 from addons.marks import bucket_of
 from addons.report import GROUPINGS, Report, day_text, make_report
+from addons.report_export import as_json, json_text
 from addons.report_rows import DAY
 from addons.report_source import ledger_at, open_ledger
 from rules.conditions import glob
@@ -182,6 +184,18 @@ def test_groups_and_days_add_up_to_the_total(writing: Engine, reading: Engine, m
     for parts in (found.groups, found.days):
         assert sum_of(parts.values()) == found.total
     assert found.local is None
+
+
+@pytest.mark.parametrize("by", ["client", "target"])
+def test_sums_that_no_database_can_hold_are_exact(writing: Engine, reading: Engine, by: str) -> None:
+    """A server may say that it read 2**53 tokens, and 1,024 times that is more than a SQLite sum may be."""
+    count, most = 2100, 2**53
+    lie = {"prompt_tokens": most, "cost": most}
+    fill(writing, (row(**lie, time=NOON + second, tried=[attempt(**lie)]) for second in range(count)))
+    found = make_report(reading, by, 0.0, 2 * NOON)
+    assert found.total.prompt == found.total.cost == count * most
+    assert found.total_of_groups.cost == count * most
+    assert json.loads(json_text(as_json(found, None)))["total"]["cost_nanos"] == count * most
 
 
 def test_a_ledger_without_calls_gives_an_empty_report(writing: Engine, reading: Engine) -> None:
