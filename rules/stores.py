@@ -12,7 +12,12 @@ MEMORY = "memory"
 SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 """With an s at the end: over TLS."""
 _HOW = "limits are counted in memory, or in a Redis server, written redis://HOST:6379/0, and rediss:// for TLS"
-_SECRET = frozenset({"password", "passwd", "pwd", "sslpassword"})
+_SECRET = frozenset({"password", "passwd", "pwd", "sslpassword", "ssl_password"})
+_OF_TLS = (
+    "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
+    "ssl_check_hostname", "ssl_ciphers",
+)  # fmt: skip
+"""Options of redis-py (8) that a URL can say."""
 
 
 def store(value: str) -> str:
@@ -33,8 +38,13 @@ def store(value: str) -> str:
     database = parts.path.removeprefix("/")
     if parts.fragment or (database and not (database.isascii() and database.isdigit() and len(database) <= 5)):
         raise ValueError(f"after the host there is only a database's number: {_HOW}")
-    if any(not name.startswith("ssl_") for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        raise ValueError("of options only those of TLS are read, such as ?ssl_ca_certs=FILE")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not options.keys() <= {*_OF_TLS}:
+        raise ValueError(f"of options only those of TLS are read, such as ?ssl_ca_certs=FILE: {', '.join(_OF_TLS)}")
+    if options and parts.scheme in ("redis", "valkey"):
+        raise ValueError(f"it has options of TLS, and is not over TLS: write {parts.scheme}s:// for that")
+    if options.get("ssl_cert_reqs", "required") not in ("none", "optional", "required"):
+        raise ValueError("ssl_cert_reqs is required (left out, too), optional, or none: then nobody knows who answers")
     return text
 
 

@@ -22,7 +22,7 @@ from addons.counters_redis import LEASE, PATIENCE, RedisStore, in_time
 from addons.stores import open_store
 from rules.quota import A_PLACE, MAX_AMOUNT, Charge, Limit, parse_limit
 from tests.gateway import ROOT
-from tests.servers import RedisServer
+from tests.servers import RedisServer, behind_tls, own_certificate
 from tests.standins import until
 
 LIMITS = ("7/minute", "20/hour", "500 tokens/minute", "2000 tokens/90s", "0.003 USD/hour", "3 parallel")
@@ -393,6 +393,29 @@ def test_a_password_opens_the_server_and_is_in_no_error(tmp_path: Path) -> None:
         run(server, work)
         server.url = plain.replace("//", "//:closed%20sesame!@")
         run(server, wrong)
+
+
+def test_over_tls_a_server_is_asked_only_if_its_certificate_is_trusted(server: RedisServer, tmp_path: Path) -> None:
+    certificate = own_certificate(tmp_path)
+
+    async def ask(url: str) -> bool:
+        store = open_store(url)
+        try:
+            return (await store.spend([charge("5/minute")], "a")).admitted
+        finally:
+            await store.close()
+
+    async def main() -> None:
+        async with behind_tls(server.port, certificate) as port:
+            for scheme in ("rediss", "valkeys"):
+                assert await ask(f"{scheme}://localhost:{port}/0?ssl_ca_certs={certificate}")
+            for stranger in (f"localhost:{port}/0", f"127.0.0.1:{port}/0?ssl_ca_certs={certificate}"):
+                with pytest.raises(StoreAway, match="certificate verify failed"):
+                    await ask(f"rediss://{stranger}")
+            with pytest.raises(StoreAway, match="Connection closed"):
+                await ask(f"redis://localhost:{port}/0")
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

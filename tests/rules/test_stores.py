@@ -62,7 +62,11 @@ NUMBER = "a database's number"
         ("redis://host/0/1", NUMBER),
         ("redis://host#sesame", NUMBER),
         ("redis://host?password=sesame", "only those of TLS"),
-        ("redis://host?ssl_ca_certs=a&socket_timeout=9", "only those of TLS"),
+        ("rediss://host?ssl_ca_certs=a&socket_timeout=9", "only those of TLS"),
+        ("rediss://host?ssl_sesame=a", "ssl_ca_certs, ssl_ca_path, ssl_certfile"),
+        ("rediss://host?ssl_cert_reqs=sesame", "required (left out, too), optional, or none"),
+        ("redis://host?ssl_ca_certs=a", "write rediss://"),
+        ("valkey://host?ssl_ca_certs=a", "write valkeys://"),
     ],
 )
 def test_anything_else_is_refused_with_its_line_and_without_repeating_it(written: str, said: str) -> None:
@@ -82,6 +86,7 @@ def test_anything_else_is_refused_with_its_line_and_without_repeating_it(written
         ("redis://me@host", []),
         ("redis://:sesame@host", ["sesame", "sesame"]),
         ("redis://me:open%20sesame@host", ["open%20sesame", "open sesame"]),
+        ("rediss://:open@host?ssl_keyfile=a&ssl_password=sesame", ["open", "open", "sesame", "sesame"]),
         ("postgresql+psycopg://me:se@me@host/ledger", ["se@me", "se@me"]),
         ("postgresql:///ledger?host=/run&password=sesame", ["sesame", "sesame"]),
         ("postgresql://[::1/ledger", []),
