@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.addons import calls
 from tests.addons.ledgers import sqlite_url
 from tests.addons.money import World, at_rest, made
 from tests.postgres import BIN, Postgres
@@ -53,3 +54,17 @@ def ollama() -> Iterator[OllamaStandIn]:
 def deepseek() -> Iterator[DeepSeekStandIn]:
     with DeepSeekStandIn("sk-ds-test") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[calls.World]:
+    """A gateway of the failover layer's tests, with its servers; a file may have one of its own."""
+    with calls.world() as made:
+        yield made
+
+
+@pytest.fixture
+def servers(shared: calls.World) -> Iterator[calls.World]:
+    """It and its servers, which answer as always."""
+    with calls.at_rest(shared):
+        yield shared

@@ -20,7 +20,6 @@ from tests.addons.calls import (
     Http2,
     World,
     ask_on,
-    at_rest,
     dial,
     layers,
     raw_request,
@@ -51,12 +50,6 @@ from tests.standins.raw import Expect, Script, Send, Wait, chunk, chunked_head
 def shared() -> Iterator[World]:
     with world(timeouts=patient(connect="400ms")) as made:
         yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
 
 
 def leave(client: socket.socket, how: str) -> None:

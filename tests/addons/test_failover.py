@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests.addons.calls import DEEPSEEK, FIRST, OLLAMA, SAID, SECOND, World, ask_on, at_rest, world
+from tests.addons.calls import DEEPSEEK, FIRST, OLLAMA, SAID, SECOND, World, ask_on
 from tests.standins import (
     CutAfter,
     ErrorAfter,
@@ -29,18 +28,6 @@ from tests.standins.raw import Expect, Flood, Reset, Script, Send, Wait, chunk, 
 
 ORDERS = ("qwen2.5:7b", "deep")
 """Models: Ollama first, DeepSeek first."""
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[World]:
-    with world() as made:
-        yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ def test_a_nudge_asks_at_once() -> None:
         state.report_down("ollama")
         inventory.nudge("no such provider")
         await until(lambda: len(ollama.seen) > before)
+        assert ollama.seen[before].path == "/api/tags"
 
     with OllamaStandIn() as ollama:
         look(rules(ollama.url, refresh="1h"), then)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.addons.calls import DEEPSEEK, OLLAMA, SAID, World, at_rest, world
+from tests.addons.calls import DEEPSEEK, OLLAMA, SAID, World, world
 from tests.gateway import patient
 from tests.standins import (
     GarbageBody,
@@ -23,12 +23,6 @@ from tests.standins import (
 def shared() -> Iterator[World]:
     with world(timeouts=patient(keep_alive="100ms")) as made:
         yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
 
 
 def test_a_stream_that_was_kept_waiting_ends_in_an_error_frame_where_all_fail(servers: World) -> None:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
 
-from tests.addons.calls import World, at_rest, world
+from tests.addons.calls import World
 from tests.standins import CutAfter, Status
 from tests.wire.forms import CONTENT_TYPE, recording
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[World]:
-    with world() as made:
-        yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
 
 
 def post(servers: World, path: str, **more: object) -> httpx.Response:
@@ -71,6 +59,9 @@ def test_a_call_that_is_over_is_forgotten(servers: World, call: Callable[[World]
         return not exchanges
 
     servers.gateway.until(forgotten, "earlier calls are forgotten", 10)
+    served = servers.gateway.server.get_status().total_requests
     for _ in range(3):
         call(servers)
-    servers.gateway.until(forgotten, "the calls are forgotten", 3)
+    assert servers.gateway.server.get_status().total_requests == served + 3
+    servers.gateway.until(forgotten, "the calls are forgotten", 10)
+    assert not servers.gateway.state.in_flight()

@@ -81,6 +81,7 @@ def test_active_connections_are_counted() -> None:
     async def serve() -> None:
         server = ProxyServer(rules(), port=0)
         await server.start()
+        assert server.get_status().active_connections == 0
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         await until(lambda: server.get_status().active_connections == 1)
         writer.close()

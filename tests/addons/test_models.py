@@ -201,6 +201,7 @@ def test_a_question_that_is_not_answered_delays_no_look_and_is_asked_again() -> 
 def test_a_question_that_broke_off_is_asked_again_at_the_next_look() -> None:
     async def then(_inventory: Inventory, state: State) -> None:
         await until(lambda: state.facets(target("a", url=server.url)).capabilities == frozenset({"completion"}))
+        assert [seen.path for seen in server.seen[:4]] == ["/api/tags", "/api/show"] * 2
 
     shown = last(b'{"capabilities": ["completion"], "model_info": {}}')
     with RawServer([Expect(), TAGS], [Expect()], [Expect(), TAGS], [Expect(), shown]) as server:

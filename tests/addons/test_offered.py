@@ -25,3 +25,4 @@ def test_a_server_without_a_list_of_models_is_connected_all_the_same() -> None:
         server.always_at["/v1/models"] = Status(404)
         with Gateway(RULES, {"URL": server.url}) as running:
             running.until(lambda: running.state.health()["far"] == "connected", "it was looked at")
+            assert not running.state.offered

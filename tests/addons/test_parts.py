@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from addons.parts import AT_ONCE
-from tests.addons.calls import DEEPSEEK, OLLAMA, SAID, Answer, World, at_rest, clean_log, world
+from tests.addons.calls import DEEPSEEK, OLLAMA, SAID, Answer, World, world
 from tests.standins import CutAfter, HoldAfter, Pace, ResetBeforeHeaders, Status, until
 from wire.openai import FINISHED, ChatRequest, Delta, Usage, usage_object
 from wire.parts import Joined, Part, split_chat
@@ -20,12 +20,6 @@ from wire.parts import Joined, Part, split_chat
 def shared() -> Iterator[World]:
     with world(failover="attempts: 1, mid_stream: continue, backoff: 10ms") as made:
         yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared), clean_log(shared.gateway):
-        yield shared
 
 
 streamed_or_not = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -11,7 +11,7 @@ from mitmproxy.http import HTTPFlow
 
 from addons.parts import FanOut
 from addons.response import Response
-from tests.addons.calls import OLLAMA, PATH, SAID, Answer, World, at_rest, clean_log, idle_nodes, read_answer, world
+from tests.addons.calls import OLLAMA, PATH, SAID, Answer, World, at_rest, idle_nodes, read_answer, world
 from tests.gateway import patient
 from tests.standins import HoldAfter, Normal, Pace, Silence, Status, until
 
@@ -34,7 +34,7 @@ def shared() -> Iterator[World]:
 
 @pytest.fixture
 def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared), clean_log(shared.gateway):
+    with at_rest(shared):
         yield shared
         idle_nodes(shared.gateway)
 
