@@ -6,7 +6,7 @@ Both may hold a password, so neither is ever repeated in a complaint, and passwo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 MEMORY = "memory"
 SCHEMES = ("redis", "rediss", "valkey", "valkeys")
@@ -26,11 +26,7 @@ def store(value: str) -> str:
     text = value.strip()
     if text in ("", MEMORY):
         return MEMORY
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(_HOW) from None
+    parts, port = _parts(text, _HOW)
     if parts.scheme not in SCHEMES or any(char.isspace() for char in text):
         raise ValueError(_HOW)
     if not parts.hostname or port == 0 or "," in parts.netloc:
@@ -58,11 +54,7 @@ def ledger(value: str) -> str:
     text = value.strip()
     if not text:
         return LEDGER
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(_HOW_LEDGER) from None
+    parts, port = _parts(text, _HOW_LEDGER)
     if parts.scheme == "sqlite":
         file = text.removeprefix(SQLITE)
         if file == text or not file.strip("/") or file.endswith("/"):
@@ -75,6 +67,15 @@ def ledger(value: str) -> str:
     if parts.scheme not in ("postgresql", "postgresql+psycopg") or port == 0 or any(char.isspace() for char in text):
         raise ValueError(_HOW_LEDGER)
     return text
+
+
+def _parts(text: str, how: str) -> tuple[SplitResult, int | None]:
+    """A URL taken apart, and its port; raises ValueError with these words."""
+    try:
+        parts = urlsplit(text)
+        return parts, parts.port
+    except ValueError:
+        raise ValueError(how) from None
 
 
 def passwords_in(url: str) -> Iterator[str]:

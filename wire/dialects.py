@@ -118,6 +118,10 @@ def _too_long(urls: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
     return tuple(url for url in urls if limit is not None and len(url) > limit)
 
 
+def _while_it_works(_request: ModelRequest, _facets: Facets) -> float:
+    return WHILE_IT_WORKS
+
+
 _OLLAMA_CHAT: Operation[ChatRequest] = Operation(
     accept="application/x-ndjson",
     path=_ollama_chat_path,
@@ -152,14 +156,14 @@ _OLLAMA_EMBED: Operation[EmbeddingsRequest] = Operation(
     ),
     read=lambda _make_id, _type, _facets, request: EmbedReply(request),
     one_by_one=lambda request, _facets: is_long(request),
-    first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
+    first_token_times=_while_it_works,
 )
 _COMPAT_EMBEDDINGS: Operation[EmbeddingsRequest] = Operation(
     accept="application/json",
     path=lambda path, facets, prefill=False: _compat_base(path, facets) + "/embeddings",
     translate=lambda request, model, facets: to_compat_embeddings(request, model, PROFILES[facets.profile]),
     read=lambda _make_id, _type, _facets, request: EmbedReply(request),
-    first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
+    first_token_times=_while_it_works,
 )
 _OLLAMA_GENERATE: Operation[CompletionRequest] = Operation(
     accept="application/x-ndjson",
@@ -195,7 +199,7 @@ def _relayed(ending: str) -> Operation[MediaRequest]:
         translate=lambda request, model, _facets: to_relay(request, model),
         read=lambda _make_id, content_type, _facets, request: RelayedReply(content_type, whole=not request.stream),
         relays=True,
-        first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
+        first_token_times=_while_it_works,
     )
 
 
@@ -210,7 +214,7 @@ _OLLAMA_TRANSCRIPT: Operation[TranscriptionRequest] = Operation(
         hears=facets.capabilities is None or "audio" in facets.capabilities,
     ),
     read=lambda make_id, _type, _facets, _request: TranscriptReply(make_id),
-    first_token_times=lambda _request, _facets: WHILE_IT_WORKS,
+    first_token_times=_while_it_works,
 )
 _OLLAMA = Dialect(
     models_path=lambda path, _facets: _ollama_base(path) + "/api/tags",

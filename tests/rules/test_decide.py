@@ -7,72 +7,34 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.conditions import Facts, Seen
 from rules.decide import Decision, Skipped, decide, without
-from rules.load import load_rules
 from rules.schema import RulesFile
-from rules.snapshot import LONGEST_REMEMBERED, REMEMBERED, Rules, compile_rules
-from rules.targets import Pool, Target
-
-SECRET = "sk-hidden-0123456789"
-HERE = {"dialect": "ollama", "urls": ["http://127.0.0.1:11434"]}
-FAR = {"dialect": "openai", "urls": ["https://far.test/v1"], "key": SECRET}
-KEYLESS = {"dialect": "openai", "urls": ["https://keyless.test"], "key": ""}
-OPEN = {"dialect": "openai", "urls": ["http://open.test:8000"]}
-BOX = {"dialect": "sandbox"}
-PROVIDERS = {"here": HERE, "far": FAR, "keyless": KEYLESS, "open": OPEN, "box": BOX}
-
-NEVER = Seen()
-AWAY = Seen(None, reached=True)
-BARE = Seen(frozenset(), reached=True)
-WITH_M = Seen(frozenset({"m:latest"}), reached=True)
-
-UNREACHABLE = "its server is not reachable"
-NO_MODEL = "its server has no such model"
-NO_KEY = "has no key"
-NOT_NEEDED = "stands in only where nothing else can be asked"
-ELSEWHERE = "never stands in for a real model"
-
-
-def made(
-    rules: list[dict[str, Any]],
-    models: dict[str, Any] | None = None,
-    defaults: dict[str, Any] | None = None,
-    **providers: Any,
-) -> Rules:
-    file = {
-        "providers": {**PROVIDERS, **providers},
-        "models": models or {},
-        "rules": rules,
-        "defaults": defaults or {},
-        "prices": [{"model": "far/*", "from": "2026-11-15", "input": 1, "output": 1}],
-    }
-    return load_rules(yaml.safe_dump(file, sort_keys=False), {}, profiles={"compat"})
-
-
-def chosen(use: list[str] | str, seen: Seen = NEVER, model: str = "m", **providers: Any) -> Decision:
-    return decide(made([{"name": "all", "use": use}], **providers), Facts(model, servers={"here": seen}))
-
-
-def names(decision: Decision) -> list[str]:
-    return [target.name for target in decision.targets]
-
-
-def pools(decision: Decision) -> list[tuple[str, str, list[str], tuple[float, ...]]]:
-    """(strategy, name, servers, weights) of each; a server is its host with the model."""
-    return [
-        (pool.strategy, pool.name, [f"{one.host or one.provider}/{one.model}" for one in pool.targets], pool.weights)
-        for pool in decision.pools
-    ]
-
-
-def skips(decision: Decision) -> list[tuple[str, str]]:
-    return [(skip.target, skip.why) for skip in decision.skipped]
-
+from rules.snapshot import compile_rules
+from rules.targets import Pool
+from tests.rules.decisions import (
+    AWAY,
+    BARE,
+    ELSEWHERE,
+    FAR,
+    HERE,
+    NEVER,
+    NO_KEY,
+    NO_MODEL,
+    NOT_NEEDED,
+    PROVIDERS,
+    TWO,
+    UNREACHABLE,
+    WITH_M,
+    chosen,
+    made,
+    names,
+    pools,
+    skips,
+)
 
 # --- which rule
 
@@ -186,58 +148,10 @@ def test_a_target_is_named_once_however_often_a_rule_says_it() -> None:
     assert names(chosen(["far/f", "far/g", "far/f", "far/{model}", "far/m"])) == ["far/f", "far/g", "far/m"]
 
 
-def test_targets_that_read_alike_when_run_together_are_two() -> None:
-    providers: dict[str, Any] = {"1x": {**OPEN, "urls": "http://h:1"}, "x": {**OPEN, "urls": "http://h:11"}}
-    decision = decide(made([{"name": "all", "use": ["1x/m", "x/m"]}], **providers), Facts("m"))
-    assert names(decision) == ["1x/m", "x/m"]
-
-
-def test_several_urls_become_several_targets_in_order() -> None:
-    urls = ["http://b.test:1", "https://a.test", "http://c.test/v1/chat/completions", "http://b.test:1"]
-    decision = chosen(["many/m", "far/f"], many={**OPEN, "urls": urls})
-    assert [target.url for target in decision.targets] == [*urls[:3], "https://far.test/v1"]
-    assert [(target.host, target.port, target.tls, target.path) for target in decision.targets] == [
-        ("b.test", 1, False, ""),
-        ("a.test", 443, True, ""),
-        ("c.test", 80, False, "/v1/chat/completions"),
-        ("far.test", 443, True, "/v1"),
-    ]
-
-
 def test_several_urls_of_a_server_without_the_model_are_all_skipped() -> None:
     urls = ["http://a.test", "http://b.test"]
     decision = chosen(["many/m", "far/f"], many={**HERE, "urls": urls})
     assert (names(decision), skips(decision)) == (["far/f"], [("many/m", UNREACHABLE)] * 2)
-
-
-def test_a_target_carries_what_its_provider_says() -> None:
-    provider = {**HERE, "urls": "HTTPS://[::1]:8443/Base", "key": f" {SECRET}\n", "num_ctx": 8192, "keep_alive": "5m"}
-    (target,) = chosen("full/ns/model:7b", full=provider).targets
-    assert (target.name, target.provider, target.model) == ("full/ns/model:7b", "full", "ns/model:7b")
-    assert (target.dialect, target.profile, target.key) == ("ollama", "compat", SECRET)
-    assert (target.host, target.port, target.tls, target.path) == ("::1", 8443, True, "/Base")
-    assert (target.num_ctx, target.keep_alive) == (8192, "5m")
-
-
-def test_the_sandbox_has_no_address_yet() -> None:
-    (target,) = chosen("box/echo").targets
-    assert (target.url, target.host, target.key, target.dialect) == ("", "", "", "sandbox")
-
-
-@pytest.mark.parametrize(
-    ("use", "model", "asked"),
-    [
-        ("far/{model}", "gpt-4", "gpt-4"),
-        ("far/{model}", "ns/gpt-4:x", "ns/gpt-4:x"),
-        ("far/ns/{model}", "gpt-4", "ns/gpt-4"),
-        ("far/{model}-{model}", "a", "a-a"),
-        ("far/{model}", "{model}", "{model}"),
-        ("far/f", "gpt-4", "f"),
-        ("far/{model}", "", ""),
-    ],
-)
-def test_the_name_that_was_asked_for_is_filled_in(use: str, model: str, asked: str) -> None:
-    assert [target.model for target in chosen(use, model=model).targets] == [asked]
 
 
 # --- virtual models
@@ -291,8 +205,6 @@ def test_a_virtual_model_does_not_hide_the_target_that_has_its_name() -> None:
 
 
 # --- pools
-
-TWO = {"dialect": "openai", "urls": ["http://one.test", "http://two.test"]}
 
 
 def pooled(use: list[str] | str, model: dict[str, Any] | None = None, seen: Seen = WITH_M) -> Decision:
@@ -431,103 +343,6 @@ def test_what_becomes_of_a_broken_stream_is_the_rules_to_say_then_the_models_the
     assert (decide(rules, Facts("x")).mid_stream, decide(rules, Facts("chat")).mid_stream) == (by_rule, by_model)
 
 
-# --- what a target can take
-
-
-@pytest.mark.parametrize(
-    ("provider", "admission", "parallel"),
-    [
-        (HERE, {}, 4),
-        (OPEN, {}, 64),
-        (BOX, {}, 64),
-        (HERE, {"parallel": 7}, 7),
-        (OPEN, {"parallel": 7}, 7),
-        ({**HERE, "parallel": 1}, {}, 1),
-        ({**OPEN, "parallel": 9}, {"parallel": 7}, 9),
-    ],
-)
-def test_a_target_takes_as_many_calls_as_its_provider_says_then_the_file_then_its_kind(
-    provider: dict[str, Any], admission: dict[str, Any], parallel: int
-) -> None:
-    rules = made([{"name": "all", "use": "new/m"}], None, {"admission": admission}, new=provider)
-    assert [target.parallel for target in decide(rules, Facts("m")).targets] == [parallel]
-
-
-@pytest.mark.parametrize(
-    ("said", "patience", "window"),
-    [
-        ({}, None, None),
-        ({"num_ctx": 8192}, None, None),
-        ({"num_ctx": 8192, "window": 4096}, None, 4096),
-        ({"window": 65536, "patience": "5m"}, 300, 65536),
-    ],
-)
-def test_a_target_is_as_patient_and_as_wide_as_its_provider_says(
-    said: dict[str, Any], patience: float | None, window: int | None
-) -> None:
-    (target,) = chosen("new/m", new={**OPEN, "dialect": "ollama", **said}).targets
-    assert (target.patience, target.window) == (patience, window)
-
-
-@pytest.mark.parametrize(
-    ("said", "model", "num_ctx", "memory"),
-    [
-        ({}, "m", None, 2 * 2**30),
-        ({"context_memory": "1GiB"}, "m", None, 2**30),
-        ({"num_ctx": 8192}, "m", 8192, None),
-        ({"num_ctx": "none"}, "m", None, None),
-        ({"num_ctx": {"qwen2.5:*": 16384, "*": 8192}}, "qwen2.5:7b", 16384, None),
-        ({"num_ctx": {"qwen2.5:*": 16384, "*": 8192}}, "QWEN2.5", 16384, None),
-        ({"num_ctx": {"qwen2.5:*": 16384, "*": 8192}}, "qwen3", 8192, None),
-        ({"num_ctx": {"qwen": 16384}}, "qwen:latest", 16384, None),
-        ({"num_ctx": {"qwen": 16384}}, "qwen:7b", None, 2 * 2**30),
-        ({"num_ctx": {"a*": 4096, "ab*": 8192}}, "abc", 4096, None),
-    ],
-)
-def test_a_target_has_the_context_of_the_first_pattern_that_fits_its_model(
-    said: dict[str, Any], model: str, num_ctx: int | None, memory: int | None
-) -> None:
-    (target,) = chosen("new/{model}", model=model, new={**OPEN, "dialect": "ollama", **said}).targets
-    assert (target.num_ctx, target.context_memory) == (num_ctx, memory)
-
-
-def test_a_target_is_known_by_its_server_and_its_model_and_never_by_its_key() -> None:
-    (target,) = chosen("far/Ns/F").targets
-    assert target.node == ("far", "https://far.test/v1")
-    assert target.id == ("far", "https://far.test/v1", "Ns/F")
-    assert (target.name, target.known_as) == ("far/Ns/F", "ns/f:latest")
-
-
-# --- what is remembered
-
-
-def test_the_same_call_meets_the_same_pools_and_another_model_does_not() -> None:
-    rules = made([{"name": "all", "use": ["far/{model}", "two/t"]}], two=TWO)
-    first, again, other = (decide(rules, Facts(model)) for model in ("a", "a", "b"))
-    assert first.pools is again.pools
-    assert names(first) == ["far/a", "two/t", "two/t"]
-    assert names(other) == ["far/b", "two/t", "two/t"]
-
-
-def test_a_rule_and_a_virtual_model_of_one_name_are_not_confused() -> None:
-    rules = made([{"name": "models.chat", "use": "far/rule"}], {"chat": {"targets": "far/model"}})
-    for _ in range(2):
-        assert [names(decide(rules, Facts(model))) for model in ("chat", "other")] == [["far/model"], ["far/rule"]]
-
-
-def test_what_is_remembered_has_bounds() -> None:
-    rules = made([{"name": "all", "use": "far/{model}"}])
-    for number in range(REMEMBERED + 10):
-        assert names(decide(rules, Facts(f"m{number}"))) == [f"far/m{number}"]
-    assert len(rules.remembered) == REMEMBERED
-    for length in (LONGEST_REMEMBERED, LONGEST_REMEMBERED + 1):
-        model = "x" * length
-        assert names(decide(rules, Facts(model))) == [f"far/{model}"]
-        assert (decide(rules, Facts(model)).pools is decide(rules, Facts(model)).pools) is (
-            length == LONGEST_REMEMBERED
-        )
-
-
 def test_a_server_that_seemed_away_is_asked_where_all_others_fail() -> None:
     rules = made([{"name": "all", "use": ["here/m", "far/x"]}])
     away = decide(rules, Facts("m", servers={"here": AWAY}))
@@ -544,39 +359,7 @@ def test_a_skipped_server_is_not_skipped_for_ever() -> None:
     assert asked == [["here/m", "far/f"], ["far/f"], ["here/m", "far/f"]]
 
 
-# --- secrets and snapshots
-
-
-def test_no_key_shows_in_anything_that_is_printed() -> None:
-    file = {
-        "providers": PROVIDERS,
-        "rules": [{"name": "all", "use": ["far/f", "keyless/k"]}],
-        "proxy": {"auth": {"tokens": [f"{SECRET}-token"]}},
-    }
-    rules = load_rules(yaml.safe_dump(file, sort_keys=False), {}, profiles={"compat"})
-    decision = decide(rules, Facts("m"))
-    (target,) = decision.targets
-    assert target.key == SECRET
-    shown = [target, decision, rules, rules.file, rules.keys, rules.defaults, rules.file.providers, rules.file.proxy]
-    for thing in (*shown, [target], {"t": target}, decision.skipped):
-        assert SECRET not in f"{thing!r} {thing}"
-    assert repr(target) == "Target(far/f)"
-
-
-def test_secrets_are_all_keys_without_the_space_around_them() -> None:
-    file = {
-        "providers": {**PROVIDERS, "spaced": {**FAR, "key": f" {SECRET}-2 "}, "blank": {**FAR, "key": " "}},
-        "rules": [{"name": "all", "use": "far/f"}],
-        "proxy": {"auth": {"tokens": ["one, two", " three"]}},
-    }
-    rules = load_rules(yaml.safe_dump(file, sort_keys=False), {}, profiles={"compat"})
-    assert rules.secrets == ("one", "two", "three", SECRET, f"{SECRET}-2")
-
-
-def test_keys_are_asked_for_as_the_file_says() -> None:
-    for auth, required in (({}, False), ({"tokens": ["a"]}, True), ({"tokens": ["a"], "enabled": False}, False)):
-        file = RulesFile.model_validate({"providers": PROVIDERS, "proxy": {"auth": auth}})
-        assert compile_rules(file).keys.required is required
+# --- verdicts
 
 
 def test_a_decision_without_some_targets_says_why_they_are_not_asked() -> None:
@@ -611,15 +394,3 @@ def test_a_decision_changes_neither_rules_nor_facts() -> None:
 def test_verdicts_do_not_change(value: Any, name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(value, name, "other")
-
-
-def test_targets_are_values() -> None:
-    first, second = (chosen("far/f").targets[0] for _ in range(2))
-    assert first == second
-    assert isinstance(first, Target)
-    assert len({first, second}) == 1
-
-
-def test_the_defaults_of_the_file_are_at_hand() -> None:
-    rules = made([{"name": "all", "use": "far/f"}])
-    assert rules.defaults is rules.file.defaults
