@@ -111,7 +111,7 @@ def make_report(
 
     `client`, `model`: patterns, as in the rules; only calls that fit them count. `is_local`: whether a target
     (provider/model) is a local one; given, `Report.local` is filled, which costs time. `told` hears, in this thread,
-    how far the reading is. Raises what SQLAlchemy raises.
+    how many of how many calls are read. Raises what SQLAlchemy raises.
     """
     only = {name: pattern for name, pattern in (("client", client), ("model", model)) if pattern is not None}
     fits = {name: glob((pattern,)) for name, pattern in only.items()}
@@ -122,11 +122,12 @@ def make_report(
     if by == OF_ATTEMPTS:
         queries.append(of_attempts(only))
     report = Report(by, since, until, Figures(), {}, {}, Figures() if is_local is not None else None, only)
-    whole, done = sum(piece.count for piece in pieces) * len(queries), 0
-    for query, piece, found in read(engine, queries, pieces):
-        for names, figures in found:
-            if all(fit(names[name] or "") for name, fit in fits.items()):
-                _add(report, query is queries[0], piece.day, names, figures, is_local)
+    whole, done = sum(piece.count for piece in pieces), 0
+    for piece, founds in read(engine, queries, pieces):
+        for number, found in enumerate(founds):
+            for names, figures in found:
+                if all(fit(names[name] or "") for name, fit in fits.items()):
+                    _add(report, number == 0, piece.day, names, figures, is_local)
         done += piece.count
         told(done, whole)
     return report

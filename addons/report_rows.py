@@ -84,20 +84,22 @@ class Query:
         return [(dict(zip(self.keys, row, strict=False)), self.figures(row[keys:])) for row in rows if row[keys]]
 
 
-def read(engine: Engine, queries: Sequence[Query], pieces: Iterable[Piece]) -> Iterator[tuple[Query, Piece, Found]]:
-    """What each query finds in each piece, in no order."""
-    to_do = deque((query, piece) for piece in pieces for query in queries)
-    ready: SimpleQueue[tuple[Query, Piece, Found]] = SimpleQueue()
+def read(engine: Engine, queries: Sequence[Query], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, list[Found]]]:
+    """What the queries find in each piece, all at the same moment; pieces in no order."""
+    to_do = deque(pieces)
+    ready: SimpleQueue[tuple[Piece, list[Found]]] = SimpleQueue()
     count = len(to_do)
 
     def work() -> None:
         with engine.connect() as connection:
             while to_do:
                 try:
-                    query, piece = to_do.popleft()
+                    piece = to_do.popleft()
                 except IndexError:  # another thread was faster
                     return
-                ready.put((query, piece, query.read(connection, piece.since, piece.until)))
+                with connection.begin():
+                    found = [query.read(connection, piece.since, piece.until) for query in queries]
+                ready.put((piece, found))
 
     with ThreadPoolExecutor(READERS) as pool:
         readers = [pool.submit(work) for _ in range(min(READERS, count))]

@@ -1,6 +1,7 @@
 """Opening the ledger for reading: read-only, and with words for whatever is in the way.
 
-SQLite is opened so that nothing can be written, while a gateway goes on writing. A file that was written ahead (WAL)
+SQLite is opened so that nothing can be written, while a gateway goes on writing: what is read in one transaction is of
+one moment. A file that was written ahead (WAL)
 needs files beside it even for reading; where its folder allows none and nobody writes, it is read as it is.
 """
 
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, func, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -51,7 +52,7 @@ def open_ledger(url: URL) -> Engine:
     shown = shown_url(url)
     if url.get_backend_name() != "sqlite":
         try:
-            engine = engine_for(url, reads=True)
+            engine: Engine = engine_for(url, reads=True).execution_options(isolation_level="REPEATABLE READ")
         except StoreAway as error:
             raise SettingsError(f"the ledger cannot be read: {error}") from None
         with said_plainly(shown):
@@ -115,12 +116,18 @@ def _sqlite(file: Path, how: str) -> Engine:
     address = f"file:{quote(str(file.absolute()))}?{how}"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(address, uri=True, timeout=BUSY, check_same_thread=False)
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY, check_same_thread=False, isolation_level=None)
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
-    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")  # the driver begins none for what only reads
+
+    return engine
 
 
 def _look(engine: Engine, shown: str) -> None:

@@ -225,6 +225,31 @@ def test_it_tells_how_far_it_is_up_to_the_end(
     assert heard == [(done, 100) for done in range(10, 101, 10)]
 
 
+def test_attempts_and_calls_are_of_one_moment_while_a_gateway_writes(
+    url: str, writing: Engine, reading: Engine
+) -> None:
+    fill(writing, [])
+    store, ids, over = LedgerStore(url), Ids(2), threading.Event()
+
+    def write() -> None:
+        for number in range(100_000):
+            if over.is_set():
+                return
+            store.write([written(account(tried(cost=7), tried(cost=11), time=NOON), ids, NOON + number)])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            found = make_report(reading, "target", 0.0, 2 * NOON)
+            assert found.total_of_groups.cost == found.total.cost == 18 * found.total.calls
+    finally:
+        over.set()
+        writer.join()
+        store.close()
+    assert make_report(reading, "target", 0.0, 2 * NOON).total.calls > 0
+
+
 def test_what_ends_a_reader_is_raised_and_no_thread_is_left(tmp_path: Path) -> None:
     broken = sqlite_url(tmp_path)
     made = new_ledger(broken, [row()])
