@@ -75,7 +75,7 @@ def _notes(report: Report, plain: bool) -> Iterator[str]:
     if total.refused:
         yield "Refused: by the gateway itself (4xx), before any target was asked. Errors and times leave these out."
     of_what = "attempts" if report.of_attempts else "calls"
-    yield f"Times are half of the {of_what}/95 % of them, about; all moments are in UTC."
+    yield f"Times: half of the {of_what} took no longer/95 % of them, about. All moments are in UTC."
 
 
 def _summary(total: Figures, plain: bool) -> Iterator[str]:

@@ -168,6 +168,12 @@ class Price(Noun):
         return self
 
 
+def _room(value: ByteSize) -> ByteSize:
+    if value < 1024**2:
+        raise ValueError("so small a ledger would keep next to nothing; write 1MiB or more")
+    return value
+
+
 class Ledger(Noun):
     """What is kept of each call."""
 
@@ -179,5 +185,5 @@ class Ledger(Noun):
     """How much of a prompt and of an answer is kept, each; left out: nothing of either."""
     keep: Annotated[Seconds, BeforeValidator(_with_unit)] = 90 * 86400.0
     """How long rows are kept."""
-    size: Size = ByteSize(1024**3)
+    size: Annotated[Size, AfterValidator(_room)] = ByteSize(1024**3)
     """What the rows may take; the oldest ones go first."""

@@ -223,7 +223,7 @@ def test_by_target_what_nobody_answered_is_a_sentence_and_no_line(
     assert lines["ollama/b"][:8] == ["ollama/b", "2", "≈200", "0", "≈100", "≥", "2.00", "0"]
     assert not [line for line in text.splitlines() if line.startswith("- ")]
     assert "1 call was answered by no target (1 refused)." in text
-    assert "Times are half of the attempts" in text
+    assert "Times: half of the attempts took no longer/95 % of them" in text
 
 
 def test_calls_that_asked_no_target_make_an_empty_table_no_table(command: Command, ledger: Callable[..., Path]) -> None:
