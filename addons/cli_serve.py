@@ -19,17 +19,18 @@ from loguru import logger
 
 from addons.cli_options import RulesOption
 from addons.explain import SURFACES, explain, offline, shown
+from addons.gateway import check_bind
 from addons.keys import new_key
 from addons.local import ENDPOINTS
-from addons.logs import one_line, set_up_logging
+from addons.logs import check_logging, one_line, set_up_logging
 from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
-from addons.settings import SettingsError, read_rules
+from addons.settings import SettingsError, read_rules, upstream_tls
 from rules.access import ANONYMOUS, UNNAMED, Keys, is_digest
 from rules.callers import idle
 from rules.snapshot import Rules
-from rules.uncounted import uncounted
+from rules.uncounted import forgotten, uncounted
 from rules.values import near
 from wire.check import parse_body
 from wire.errors import BadRequest
@@ -196,8 +197,10 @@ async def _nothing() -> AsyncIterator[str]:
 
 @app.command()
 def check(rules: RulesOption = None) -> None:
-    """Read the rules file and report everything that is wrong with it."""
-    loaded, _ = read_rules(rules, os.environ, endpoints=ENDPOINTS)
+    """Read the rules file and report everything that is wrong with it, or with the variables of a start."""
+    loaded, log = read_rules(rules, os.environ, endpoints=ENDPOINTS)
+    check_logging(log.level, log.form)
+    upstream_tls()
     file = loaded.file
     held = (len(file.providers), "provider"), (len(file.models), "model"), (len(file.rules), "rule")
     print(f"The rules are sound: {', '.join(f'{count} {noun}{"s" * (count != 1)}' for count, noun in held)}.")
@@ -205,6 +208,13 @@ def check(rules: RulesOption = None) -> None:
         print(f"Client {name} has no key, so nobody can call in its name: set its variable, or use `unigate keys new`.")
     for name in uncounted(file):
         print(f"Target {name} has no price, so no limit in USD holds for it: write one under prices.")
+    for written in forgotten(file):
+        what = "there is no ledger" if file.ledger is None else "ledger.keep is shorter"
+        print(f"Limit {written} remembers less than its window after a restart: {what}.")
+    try:
+        check_bind(loaded, file.proxy.host)
+    except SettingsError as error:
+        print(f"A start would fail: {error}")
 
 
 @app.command(name="explain")

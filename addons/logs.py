@@ -75,6 +75,14 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
+def check_logging(level: str, form: str) -> None:
+    """Raises SettingsError for what is no level, or no form, of a log."""
+    if level.upper() not in LEVELS:
+        raise SettingsError(f"LOG_LEVEL is '{level}'; it must be one of {', '.join(LEVELS)}")
+    if form not in ("", "text", "json"):
+        raise SettingsError(f"LOG_FORMAT is '{form}'; it must be text or json")
+
+
 def set_up_logging(
     *, level: str, form: str, secrets: Iterable[str], out: TextIO | None = None, stock: bool = False
 ) -> None:
@@ -82,11 +90,8 @@ def set_up_logging(
 
     `stock`: mitmproxy's own tool prints the records of Python's logging, and decides which; ours are the calls.
     """
-    asked, level = level, level.upper()
-    if level not in LEVELS:
-        raise SettingsError(f"LOG_LEVEL is '{asked}'; it must be one of {', '.join(LEVELS)}")
-    if form not in ("", "text", "json"):
-        raise SettingsError(f"LOG_FORMAT is '{form}'; it must be text or json")
+    check_logging(level, form)
+    level = level.upper()
     stream = out if out is not None else sys.stderr
     clean = redactor(secrets)
 
