@@ -247,7 +247,8 @@ def percent(share: float) -> str:
     """Nothing is 0 % that was, and nothing 100 % that was not all."""
     if share not in (0, 1) and (abs(share) < 0.001 or 0.999 < share < 1):
         return "<0.1 %" if abs(share) < 0.001 else ">99.9 %"
-    return f"{share * 100:.0f} %" if share in (0, 1) or abs(share) >= 0.0995 else f"{share * 100:.1f} %"
+    whole = share == 0 or 0.0995 <= abs(share) < 0.995 or abs(share) >= 1
+    return f"{share * 100:.{0 if whole else 1}f} %"
 
 
 def _times(buckets: Counter[int]) -> str:

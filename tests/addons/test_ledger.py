@@ -83,6 +83,13 @@ def kept(shared: tuple[World, str]) -> Iterator[Kept]:
         yield empty
 
 
+def assert_refused(call: dict[str, Any]) -> None:
+    """The report takes it for no error, and for no quick answer."""
+    assert facts_in(call["marks"]) == {"refused": 1}
+    assert not durations_in(call["marks"])
+    assert not durations_in(call["marks"], first=True)
+
+
 def test_every_column_of_a_whole_call(kept: Kept) -> None:
     begun = time.time()
     answer = kept.world.ask("deep")
@@ -180,12 +187,21 @@ def test_a_call_that_nobody_could_answer(kept: Kept) -> None:
     assert call["failed_attempts"] == 2
 
 
+def test_a_target_that_refuses_a_call_makes_it_an_error_and_no_refusal_of_ours(kept: Kept) -> None:
+    kept.world.ollama.plan(Status(400))
+    call, (attempt,) = (kept.world.ask(), kept.one())[1]
+    assert (call["status"], attempt["outcome"]) == (400, "refused")
+    assert facts_in(call["marks"]) == {"errors": 1}
+    assert durations_in(call["marks"]).total() == 1
+
+
 def test_a_bad_request_is_kept_without_attempts(kept: Kept) -> None:
     answer = kept.world.ask(temperature=9)
     call, tried = kept.one()
     assert (call["status"], call["client"], tried) == (400, "app", [])
     assert call["error"] == (answer.error["code"] or answer.error["type"])
     assert (call["cost"], call["unpriced"]) == (0, False)
+    assert_refused(call)
 
 
 def test_a_model_that_a_client_may_not_use_is_kept(kept: Kept) -> None:
@@ -196,6 +212,7 @@ def test_a_model_that_a_client_may_not_use_is_kept(kept: Kept) -> None:
     assert (answer.status_code, call["status"], call["client"], call["model"], tried) == (
         403, 403, "choosy", "qwen2.5:7b", [],
     )  # fmt: skip
+    assert_refused(call)
 
 
 def test_a_call_over_a_limit_is_kept(kept: Kept) -> None:
@@ -207,6 +224,7 @@ def test_a_call_over_a_limit_is_kept(kept: Kept) -> None:
     call, tried = kept.rows()[0][-1], kept.rows()[1]
     assert (call["status"], call["client"], call["error"]) == (429, "limited", "rate_limit_exceeded")
     assert call["id"] not in {row["call_id"] for row in tried}
+    assert_refused(call)
 
 
 def test_a_caller_without_a_key_leaves_no_row(kept: Kept) -> None:

@@ -526,7 +526,7 @@ def test_exact_money_is_exact(nanos: int) -> None:
 
 @pytest.mark.parametrize(("share", "shown"), [
     (0.0, "0 %"), (1.0, "100 %"), (0.0004, "<0.1 %"), (0.9996, ">99.9 %"), (0.123, "12 %"), (0.0123, "1.2 %"),
-    (-0.25, "-25 %"),
+    (-0.25, "-25 %"), (0.996, "99.6 %"), (0.994, "99 %"), (-0.997, "-99.7 %"), (-2.5, "-250 %"), (0.0996, "10 %"),
 ])  # fmt: skip
 def test_percentages_round_nothing_to_none_or_all(share: float, shown: str) -> None:
     assert percent(share) == shown
