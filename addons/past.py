@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from addons.ledger_store import StoreAway, engine_for, versions, words
 from addons.tables import calls
-from rules.quota import parse_limits
+from rules.limits import limits_in
 from rules.recall import Recall, Recalled, Span, Sum, spans
 from rules.snapshot import Rules
 
@@ -56,12 +56,9 @@ class Past:
         self._url = url
         self._wall = wall
         self._name: str | None = None
-        limits = rules.limits
-        own = [limit for row in rules.file.clients.values() for limit in parse_limits(row.limits or ())]
-        of_models = [limit for _, _, some in limits.models for limit in some]
-        counted = {limit.seconds for limit in (*limits.overall, *limits.each_client, *own, *of_models)}
-        self._windows = counted - {0.0}
-        self._apart = Apart(bool(limits.each_client or own), bool(of_models))
+        self._windows = {limit.seconds for limit in limits_in(rules.file)} - {0.0}
+        of_clients = rules.limits.each_client or any(row.limits for row in rules.file.clients.values())
+        self._apart = Apart(bool(of_clients), bool(rules.limits.models))
 
     async def name(self) -> str | None:
         """What the ledger is called among all ledgers; None where there is none yet. Raises ledger_store.StoreAway."""

@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from rules.access import Client
 from rules.conditions import glob, model_name
 from rules.quota import Charge, Limit, Standing, fits, parse_limits
+from rules.schema import RulesFile
 from rules.terms import Quotas
 
 REMEMBERED = 1024
@@ -125,6 +126,14 @@ def used_of(charge: Charge, tokens: int, usd: int) -> int:
             return usd
         case _:  # parallel: its place is free again
             return 0
+
+
+def limits_in(file: RulesFile) -> Iterator[Limit]:
+    """All that stand in a file, whoever they are for."""
+    quotas = file.limits
+    per_client = (row.limits or () for row in file.clients.values())
+    for texts in (quotas.overall, quotas.each_client, *quotas.models.values(), *per_client):
+        yield from parse_limits(texts)
 
 
 class Refusal(NamedTuple):

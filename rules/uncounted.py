@@ -1,12 +1,18 @@
-"""What limits in USD do not hold for, though whoever wrote them may think so: models of others that have no price."""
+"""What limits do not do, though whoever wrote them may think so: hold for models of others that have no price, and
+remember more after a restart than the ledger keeps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rules.limits import limits_in
 from rules.prices import UNPAID, is_for
-from rules.quota import parse_limits
 from rules.schema import RulesFile
+from rules.stores import MEMORY
+
+_SHORT = 3600.0
+"""Seconds."""
 
 
 def uncounted(file: RulesFile) -> tuple[str, ...]:
@@ -14,20 +20,21 @@ def uncounted(file: RulesFile) -> tuple[str, ...]:
 
     `far/{model}` is one of them unless a pattern has a price for every name there.
     """
-    if not _has_budget(file):
+    if not any(limit.kind == "usd" for limit in limits_in(file)):
         return ()
     return tuple(dict.fromkeys(target for target in _targets(file) if _costs(file, target)))
 
 
-def _has_budget(file: RulesFile) -> bool:
-    limits = file.limits
-    texts = [*limits.overall, *limits.each_client]
-    texts += [
-        text
-        for listed in (*limits.models.values(), *(row.limits for row in file.clients.values()))
-        for text in listed or ()
-    ]
-    return any(limit.kind == "usd" for limit in parse_limits(texts))
+def forgotten(file: RulesFile) -> tuple[str, ...]:
+    """The limits, as they are written, whose windows are longer than what a restart leaves of the counts in memory.
+
+    Windows of less than an hour are not worth a word.
+    """
+    if file.limits.store != MEMORY:
+        return ()
+    kept = file.ledger.keep if file.ledger is not None else 0.0
+    longer = (limit.written for limit in limits_in(file) if limit.seconds > max(kept, _SHORT))
+    return tuple(dict.fromkeys(longer))
 
 
 def _targets(file: RulesFile) -> Iterator[str]:

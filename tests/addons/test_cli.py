@@ -118,7 +118,7 @@ def test_a_client_without_a_key_is_told_of_by_check_and_when_the_gateway_starts(
         assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 401
 
 
-def test_check_tells_of_models_that_no_budget_counts(tmp_path: Path, command: Command) -> None:
+def test_check_tells_what_a_budget_does_not_do(tmp_path: Path, command: Command) -> None:
     (tmp_path / "rules.yaml").write_text(
         "providers: {far: {dialect: openai, urls: [http://127.0.0.1:9]}}\n"
         "rules: [{name: all, use: [far/a]}]\nlimits: {overall: 5 USD/day}\n"
@@ -126,7 +126,8 @@ def test_check_tells_of_models_that_no_budget_counts(tmp_path: Path, command: Co
     done = command("check")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == [
-        "Target far/a has no price, so no limit in USD holds for it: write one under prices."
+        "Target far/a has no price, so no limit in USD holds for it: write one under prices.",
+        "Limit 5 USD/day remembers less than its window after a restart: there is no ledger.",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rules.load import load_rules
-from rules.uncounted import uncounted
+from rules.uncounted import forgotten, uncounted
 
 FILE = """
 providers:
@@ -43,3 +43,19 @@ def test_what_costs_money_and_has_no_price_is_told_where_there_is_a_budget(limit
 def test_without_a_budget_no_price_is_missed(limits: str) -> None:
     rules = load_rules(FILE.format(limits=limits, clients="{a: {key: sk-a, limits: [9/day]}}"), {}, profiles=())
     assert uncounted(rules.file) == ()
+
+
+@pytest.mark.parametrize(
+    ("store", "ledger", "longer"),
+    [
+        ("memory", "", ("9/day", "1 USD/month", "7/2 hours")),
+        ("memory", "ledger: {}", ()),
+        ("memory", "ledger: {keep: 7d}", ("1 USD/month",)),
+        ("redis://127.0.0.1", "", ()),
+    ],
+)
+def test_limits_that_a_restart_makes_forget_are_told(store: str, ledger: str, longer: tuple[str, ...]) -> None:
+    limits = f'{{overall: [5/minute, 8 parallel, 9/day], models: {{"x*": [1 USD/month, 9/day]}}, store: "{store}"}}'
+    clients = "{a: {key: sk-a, limits: [7/2 hours, 3/hour]}}"
+    rules = load_rules(FILE.format(limits=limits, clients=clients) + ledger, {}, profiles=())
+    assert forgotten(rules.file) == longer
