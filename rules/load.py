@@ -15,13 +15,25 @@ from pydantic import ValidationError
 
 from rules.complaints import Path, words_of
 from rules.crosschecks import cross_checks
-from rules.reader import FileFault, Reader, TooMuch
+from rules.reader import MOST_VALUES, FileFault, Reader, TooMuch
 from rules.schema import RulesFile
 from rules.snapshot import Rules, compile_rules
 from rules.tracing import tracing_of
 
-_TAB = "; YAML takes no tabs between its words: write spaces"
-_BRACE = """; a `{` begins a mapping here: write the whole text in quotes, as "ollama/{model}" or "${NAME}\""""
+_HINTS = (
+    ("'\\t'", "YAML takes no tabs between its words: write spaces"),
+    ("got '{'", """a `{` begins a mapping here: write the whole text in quotes, as "ollama/{model}" or "${NAME}\""""),
+    ("scanning an alias", """a `*` begins an alias: write a pattern in quotes, as "gpt-*\""""),
+    ("that cannot start any token", "write a text that begins with this sign in quotes"),
+    (
+        "mapping values are not",
+        "a text with a colon in it needs quotes, or a line before this one is not indented as it should",
+    ),
+    ("expected <block end>", "lines that belong together begin in the same column"),
+    ("end>'", "a bracket, a brace or a quote is not closed"),
+    ("end of stream", "a bracket, a brace or a quote is not closed"),
+)
+"""What a person most likely did where PyYAML says such a thing; the first that fits is told."""
 
 
 class RulesError(ValueError):
@@ -52,10 +64,11 @@ def load_rules(
         value = reader.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:
         raise RulesError(name, [_syntax_fault(error)]) from None
-    except (RecursionError, TooMuch):
-        raise RulesError(
-            name, [FileFault(0, "", "it is nested too deeply, or its aliases make it too large")]
-        ) from None
+    except RecursionError:
+        raise RulesError(name, [FileFault(0, "", "it is nested too deeply")]) from None
+    except TooMuch:
+        message = f"it has more than {MOST_VALUES:,} values, or has them by aliases that repeat one another"
+        raise RulesError(name, [FileFault(0, "", message)]) from None
     if node is None:
         raise RulesError(name, [FileFault(0, "", "it is empty; a smallest one has `providers:` and `rules:`")])
     if not isinstance(value, dict):
@@ -77,8 +90,10 @@ def load_rules(
 def _syntax_fault(error: yaml.YAMLError) -> FileFault:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        hint = _BRACE if reason.endswith("got '{'") else _TAB if "'\\t'" in reason else ""
-        return FileFault(error.problem_mark.line + 1, "", f"this is not YAML: {reason}{hint}")
+        hint = next((f"; {hint}" for said, hint in _HINTS if said in reason), "")
+        opened, found = error.context_mark, error.problem_mark
+        since = f" (since line {opened.line + 1})" if opened is not None and opened.line < found.line else ""
+        return FileFault(found.line + 1, "", f"this is not YAML: {reason}{hint}{since}")
     return FileFault(0, "", "this is not YAML text")
 
 

@@ -24,7 +24,7 @@ SECRETS = "secrets:"
 _DAY = re.compile(r"\d{4}-\d")
 _NO_NUMBER = re.compile(r"[+-]?(0[0-9_]+|.*:.*)")
 """What YAML takes for a number that nobody means: 010 for eight, 12:30 for 750."""
-_MAX_NODES = 100_000
+MOST_VALUES = 100_000
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError)
 """What PyYAML raises for a value that its tag does not fit: `!!bool maybe` is a KeyError."""
 
@@ -100,7 +100,7 @@ class Reader:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         self._count += 1
-        if self._count > _MAX_NODES:
+        if self._count > MOST_VALUES:
             raise TooMuch
         if id(node) in self._open:
             self._hole(line, path, "an alias must not contain itself")

@@ -470,22 +470,26 @@ def explode(levels: int) -> str:
     return "\n".join(("a0: &a0 [x]", *links))
 
 
+DEEP = "it is nested too deeply"
+MANY = "it has more than 100,000 values, or has them by aliases that repeat one another"
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        nest(1000),
-        "proxy: " + "{a: " * 1000,
-        chain(500),
-        explode(30),
-        "a: &a [" + "x, " * 999 + "]\nb: [" + "*a, " * 999 + "]",
+        (nest(1000), DEEP),
+        ("proxy: " + "{a: " * 1000, DEEP),
+        (chain(500), MANY),
+        (explode(30), MANY),
+        ("a: &a [" + "x, " * 999 + "]\nb: [" + "*a, " * 999 + "]", MANY),
     ],
     ids=["deep", "deep and unclosed", "a chain of aliases", "aliases that multiply", "a wide alias many times"],
 )
-def test_a_file_without_measure_ends_quickly_in_one_fault(text: str) -> None:
+def test_a_file_without_measure_ends_quickly_in_one_fault(text: str, said: str) -> None:
     start = time.process_time()
     error = refusal(text)
     assert time.process_time() - start < 5
-    assert error.faults == (FileFault(0, "", "it is nested too deeply, or its aliases make it too large"),)
+    assert error.faults == (FileFault(0, "", said),)
 
 
 def test_aliases_may_be_used_as_long_as_they_end() -> None:
