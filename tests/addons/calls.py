@@ -114,8 +114,11 @@ SOON = 0.4
 
 def _is_silent(plan: object) -> bool:
     """Whether what a server is to do next is to keep its caller waiting until that one gives up."""
-    silent = isinstance(plan, (Silence, SilenceAfterHeaders, HoldAfter, KeepAliveOnly, EmptyDeltas, Wait, Flood))
-    return silent and plan.seconds >= 5
+    match plan:
+        case Silence() | SilenceAfterHeaders() | HoldAfter() | KeepAliveOnly() | EmptyDeltas() | Wait() | Flood():
+            return plan.seconds >= 5
+        case _:
+            return False
 
 
 @dataclass

@@ -58,7 +58,7 @@ rules:
   - {{name: raw, when: {{model: raw}}, use: [raw/any]}}
   - {{name: local, use: ["ollama/qwen2.5:7b", deepseek/deepseek-flash]}}
 defaults:
-  timeouts: {{connect: 1s, first_token: 500ms, idle: 4s, total: 10s, keep_alive: 10s}}
+  timeouts: {{connect: 20s, first_token: 1500ms, idle: 4s, total: 20s, keep_alive: 10s}}
   breaker: {{failures: 1000000}}
   failover: {{attempts: 1, mid_stream: continue, backoff: 10ms, repair: true}}
   refresh: 200ms
