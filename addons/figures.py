@@ -2,8 +2,8 @@
 
 All money is whole NANOS of a USD and every sum is exact, so groups add up to their total to the last digit.
 
-The trap: a call belongs to no one target. What the attempts at a target came to are figures of attempts: their `calls`
-and all that is of whole calls (FIGURES of calls alone) stay zero.
+The trap: a call belongs to no one target. What came of the attempts at a target are figures of attempts: what is of
+calls alone stays zero in them, and in figures of calls what is of attempts alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from addons.marks import seconds_in
 class Figures:
     """Of calls, or of attempts. Money in NANOS."""
 
-    calls: int = 0
-    attempts: int = 0
-    failed_attempts: int = 0
     prompt: int = 0
     """Tokens; `cached` ones are a part of them."""
     cached: int = 0
@@ -43,7 +40,12 @@ class Figures:
     total: Counter[int] = field(default_factory=Counter)
     """bucket -> how many. A call that no target was asked for is not in it."""
 
+    # Of attempts alone
+    attempts: int = 0
+    failed_attempts: int = 0
+
     # Of calls alone
+    calls: int = 0
     compared: int = 0
     """What `compared_calls` of the calls would have cost at the model that the rules compare to."""
     compared_calls: int = 0

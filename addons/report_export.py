@@ -84,7 +84,6 @@ def _of_calls(one: Figures) -> dict[str, Any]:
         "left": one.left,
         "failed_over": one.failed_over,
         "unanswered": one.calls - one.answered,
-        **_tries(one),
         **_durations(one),
     }
 
@@ -92,7 +91,8 @@ def _of_calls(one: Figures) -> dict[str, Any]:
 def _of_attempts(one: Figures) -> dict[str, Any]:
     """Where a name is one of _of_calls(), it means the same, of attempts."""
     return {
-        **_tries(one),
+        "attempts": one.attempts,
+        "failed_attempts": one.failed_attempts,
         "left": one.left,
         **_tokens(one),
         "estimated_attempts": one.estimated,
@@ -110,10 +110,6 @@ def _tokens(one: Figures) -> dict[str, int]:
         "completion_tokens": one.completion,
         "reasoning_tokens": one.reasoning,
     }
-
-
-def _tries(one: Figures) -> dict[str, int]:
-    return {"attempts": one.attempts, "failed_attempts": one.failed_attempts}
 
 
 def _durations(one: Figures) -> dict[str, float | None]:

@@ -139,8 +139,8 @@ def pieces_of(connection: Connection, since: float, until: float) -> Iterator[Pi
 
 
 _OF_CALLS = (
-    "calls", "answered", "attempts", "failed_attempts", "prompt", "cached", "completion", "reasoning", "cost",
-    "failed_cost", "compared", "compared_calls", "cost_of_compared",
+    "calls", "answered", "prompt", "cached", "completion", "reasoning", "cost", "failed_cost", "compared",
+    "compared_calls", "cost_of_compared",
 )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def of_calls(keys: Sequence[str], only: Mapping[str, str]) -> Query:
     """The figures of calls by these columns. `only`: column -> pattern; more than what fits may be found."""
     row = calls.c
     counts = (
-        *(func.count(), func.count(row.target), func.sum(row.attempts), func.sum(row.failed_attempts)),
+        *(func.count(), func.count(row.target)),
         *map(func.sum, (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)),
         *map(func.sum, (row.cost, row.failed_cost, row.compared)),
         *(func.count(row.compared), func.sum(case((row.compared.is_not(None), row.cost), else_=0))),

@@ -80,8 +80,6 @@ def plain_sum(rows: Iterable[Mapping[str, Any]]) -> Figures:
     figures = Figures()
     for one in rows:
         figures.calls += 1
-        figures.attempts += one["attempts"]
-        figures.failed_attempts += one["failed_attempts"]
         figures.answered += one["target"] is not None
         figures.prompt += one["prompt_tokens"]
         figures.cached += one["cached_tokens"]

@@ -169,9 +169,10 @@ def test_what_targets_took_adds_up_to_what_calls_cost(
     found = make_report(reading, "target", 0.0, MIDNIGHT)
     inside = [ones for began, ones in made if began < MIDNIGHT]
     added = sum_of(found.groups.values())
-    for name in ("attempts", "failed_attempts", "prompt", "cached", "completion", "reasoning", "cost"):
+    for name in ("prompt", "cached", "completion", "reasoning", "cost"):
         assert getattr(added, name) == getattr(found.total, name)
     assert added.attempts == sum(map(len, inside))
+    assert added.failed_attempts == sum(one.failed for ones in inside for one in ones)
     assert added.cost == sum(one.cost or 0 for ones in inside for one in ones)
     assert added.unpriced == sum(one.cost is None for ones in inside for one in ones)
 
