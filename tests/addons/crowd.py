@@ -15,8 +15,21 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from tests.addons.calls import Answer, ask_on, dial, raw_request, read_answer
-from tests.gateway import Gateway
+from tests.gateway import Gateway, patient
 from tests.standins import DeepSeekStandIn, OllamaStandIn
+
+
+def room_for_all(failover: str) -> str:
+    """`defaults` of rules under which nobody waits for a time limit, whoever fails is asked again, and all find a place
+    in the queue."""
+    return f"""
+defaults:
+  timeouts: {{{patient()}}}
+  failover: {{{failover}}}
+  breaker: {{failures: 1000000}}
+  admission: {{queue: 1000, wait: 20s}}
+  refresh: 500ms
+"""
 
 
 def as_new(*servers: DeepSeekStandIn | OllamaStandIn) -> None:

@@ -16,7 +16,7 @@ from addons.layer import GatewayLayer
 from addons.node import Ticket
 from addons.stream import GatewayStream
 from tests.addons.calls import Http2, clean_log, pieces, rest_no_more, unanswered
-from tests.addons.crowd import Caller, as_new, ask, at_rest, row, rows
+from tests.addons.crowd import Caller, as_new, ask, at_rest, room_for_all, row, rows
 from tests.gateway import Gateway
 from tests.standins import HoldAfter, KeepAliveOnly, OllamaStandIn, Plan, Silence, SilenceAfterHeaders, Status, until
 
@@ -53,13 +53,7 @@ rules:
   - {{name: narrow, when: {{model: narrow}}, use: [narrow/m]}}
   - {{name: hole, when: {{model: hole}}, use: [hole/m]}}
   - {{name: wide, use: [wide/m]}}
-defaults:
-  timeouts: {{connect: 20s, first_token: 20s, idle: 20s, total: 30s, keep_alive: 20s}}
-  failover: {{backoff: 10s, attempts: 3}}
-  breaker: {{failures: 1000000}}
-  admission: {{queue: 1000, wait: 20s}}
-  refresh: 500ms
-""") as gateway,
+{room_for_all("backoff: 10s, attempts: 3")}""") as gateway,
     ):
         yield Place(gateway, wide, narrow)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from rules.access import client_name
 from rules.estimates import Estimates
 from rules.quota import NANOS, Charge, Standing
 from tests.addons.calls import clean_log, pieces
-from tests.addons.crowd import as_new
+from tests.addons.crowd import as_new, room_for_all
 from tests.gateway import Gateway
 from tests.standins import CutAfter, DeepSeekStandIn, HoldAfter, OllamaStandIn, Pace, Status
 
@@ -152,13 +153,7 @@ limits:
   models: {{"scarce*": [3/hour]}}
 prices:
   - {{model: deepseek/deepseek-flash, from: 2026-01-01, input: 1, output: 100}}
-defaults:
-  timeouts: {{connect: 2s, first_token: 10s, idle: 10s, total: 20s, keep_alive: 10s}}
-  failover: {{backoff: 10ms, attempts: 2}}
-  breaker: {{failures: 1000000}}
-  admission: {{queue: 1000, wait: 20s}}
-  refresh: 500ms
-""") as gateway,
+{room_for_all("backoff: 10ms, attempts: 2")}""") as gateway,
     ):
         yield Place(gateway, ollama, deepseek)
 
@@ -191,21 +186,22 @@ def test_a_refused_call_hears_in_openais_words_when_to_come_back(place: Place) -
     reply = place.ask("slow")
     assert reply.status == 429
     wait = place.look("slow")["2/10 minutes"].wait
-    assert 600 < wait <= 610
+    assert 590 < wait <= 610
     assert 0 <= int(reply.http.headers["retry-after"]) - wait <= 1.5
     assert "x-should-retry" not in reply.http.headers
     message = reply.error.pop("message")
     assert reply.error == {"message": message, "type": "requests", "param": None, "code": "rate_limit_exceeded"}
     assert message.startswith(
         "Rate limit reached for `m` in client slow on requests per 10 minutes: Limit 2, Used 2, Requested 1. "
-        "Please try again in 10m"
+        "Please try again in "
     )
+    assert re.search(r" in (10m|9m5)", message)
     assert reply.headers == {
         "limit-requests": "2",
         "remaining-requests": "0",
         "reset-requests": reply.headers["reset-requests"],
     }
-    assert reply.headers["reset-requests"].startswith("10m")
+    assert reply.headers["reset-requests"].startswith(("10m", "9m5"))
     assert place.used("slow") == [2]
 
 
@@ -235,8 +231,9 @@ def test_a_limit_on_a_model_is_one_of_all_clients_together(place: Place) -> None
     assert reply.status == 429
     assert reply.error["message"].startswith(
         "Rate limit reached for `scarce-m` for all calls to `scarce*` together on requests per hour (RPH): "
-        "Limit 3, Used 3, Requested 1. Please try again in 1h"
+        "Limit 3, Used 3, Requested 1. Please try again in "
     )
+    assert re.search(r" in (1h|59m)", reply.error["message"])
     assert reply.headers["remaining-requests"] == "0"
 
 
@@ -357,7 +354,7 @@ def test_a_budget_that_is_used_up_is_said_once_and_not_asked_for_again(place: Pl
     assert reply.error["message"].startswith(
         f"The budget for `paid` in client poor has no room for this call: {dollars} of 0.0003 USD per day are spent"
     )
-    assert "There is room again in 24h" in reply.error["message"]
+    assert re.search("There is room again in (24h|23h59m)", reply.error["message"])
     assert reply.headers["remaining-requests"] == "99"
     assert place.ask("poor").status == 200, "a model of ours costs nothing"
 
