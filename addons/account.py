@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from addons.exchange import Attempt, Exchange
-from addons.tables import NOT_FAILED
+from addons.marks import NOT_FAILED
 from rules.prices import CHARS_PER_TOKEN, NONE_COUNTED, UNPAID, Book, Tokens, cost
 from wire.openai import Json, count
 

@@ -19,8 +19,9 @@ from threading import Event, Thread
 from loguru import logger
 
 from addons.account import Account
+from addons.ledger_faults import LedgerAway, Refused
 from addons.ledger_rows import Ids, Written, written
-from addons.ledger_store import LedgerStore, Refused, StoreAway
+from addons.ledger_store import LedgerStore
 from rules.terms import Ledger as LedgerTerms
 
 BOUND = 20_000
@@ -153,7 +154,7 @@ class Ledger:
                 self._write_all()
                 self._keep_small()
                 self._is_there()
-            except (StoreAway, Refused) as error:
+            except (LedgerAway, Refused) as error:
                 self._is_away(str(error))
 
     def _rest(self) -> None:
@@ -166,7 +167,7 @@ class Ledger:
             time.sleep(0.05)
 
     def _write_all(self) -> None:
-        """What waits, as long as that is a batch or more. Raises StoreAway; the next call then goes on."""
+        """What waits, as long as that is a batch or more. Raises LedgerAway; the next call then goes on."""
         while not self._gives_up:
             if not self._taken:
                 self._take()
@@ -217,7 +218,7 @@ class Ledger:
         try:
             if self._store.expire(self._wall() - self.terms.keep) or self._store.shrink(self.terms.size):
                 return
-        except (StoreAway, Refused) as error:  # if the database is away, the next row will say so
+        except (LedgerAway, Refused) as error:  # if the database is away, the next row will say so
             logger.warning("the ledger cannot delete old calls: {}", error)
         self._check_at = time.monotonic() + CHECK
 

@@ -37,6 +37,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from addons.ledger_faults import LedgerAway, Refused
 from addons.ledger_rows import Row, Written
 from addons.tables import attempts, calls, metadata
 
@@ -64,16 +65,8 @@ _FREED = 0.98
 """How full the ledger is after it was too full: not for every new row is an old one looked for."""
 
 
-class StoreAway(Exception):
-    """The database cannot be used at the moment; the message is for people. What was to be written can wait."""
-
-
-class Refused(Exception):
-    """The database is there, and takes at least one of these rows at no time."""
-
-
 def engine_for(url: str | URL, *, reads: bool = False) -> Engine:
-    """An engine that opens a connection for each use, without waiting for ever; raises StoreAway.
+    """An engine that opens a connection for each use, without waiting for ever; raises LedgerAway.
 
     `reads`: what is done with it takes no lock that writing would wait for.
     """
@@ -81,7 +74,7 @@ def engine_for(url: str | URL, *, reads: bool = False) -> Engine:
         parsed = make_url(url)
         return _ENGINES[parsed.get_backend_name()](parsed, reads)
     except (ArgumentError, KeyError, ImportError) as error:
-        raise StoreAway(f"its url is none of a SQLite or PostgreSQL database ({type(error).__name__})") from None
+        raise LedgerAway(f"its url is none of a SQLite or PostgreSQL database ({type(error).__name__})") from None
 
 
 def _sqlite(url: URL, reads: bool) -> Engine:
@@ -145,7 +138,7 @@ class LedgerStore:
     # -- opening
 
     def open(self) -> None:
-        """Makes the tables where there are none; raises StoreAway."""
+        """Makes the tables where there are none; raises LedgerAway."""
         with self._guarded():
             self._opened()
 
@@ -176,14 +169,14 @@ class LedgerStore:
             yield
         except Exception as error:
             self.close()
-            if isinstance(error, StoreAway):
+            if isinstance(error, LedgerAway):
                 raise
-            raise (Refused if _is_about_rows(error) else StoreAway)(words(error, self._path)) from None
+            raise (Refused if _is_about_rows(error) else LedgerAway)(words(error, self._path)) from None
 
     # -- writing
 
     def write(self, batch: Sequence[Written], *, again: bool = False) -> None:
-        """Writes calls with their attempts, all or none of them; raises StoreAway or Refused.
+        """Writes calls with their attempts, all or none of them; raises LedgerAway or Refused.
 
         `again`: it was tried before, and nobody knows whether the database did it: the connection may have been lost
         after the commit.
@@ -267,7 +260,7 @@ def words(error: Exception, path: str | None) -> str:
 
 
 def _prepare(connection: Connection) -> None:
-    """Makes the tables, or looks whether they are ours; raises StoreAway. Within a transaction."""
+    """Makes the tables, or looks whether they are ours; raises LedgerAway. Within a transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('unigate ledger'))"))  # others may do the same
     there = set(inspect(connection).get_table_names())
@@ -276,7 +269,7 @@ def _prepare(connection: Connection) -> None:
         return
     foreign = sorted(there & {calls.name, attempts.name})
     if foreign:
-        raise StoreAway(f"it has a table '{foreign[0]}' that is no ledger's; give the ledger a database of its own")
+        raise LedgerAway(f"it has a table '{foreign[0]}' that is no ledger's; give the ledger a database of its own")
     metadata.create_all(connection)
     connection.execute(versions.insert().values(version=VERSION, name=os.urandom(8).hex()))
 
@@ -284,10 +277,10 @@ def _prepare(connection: Connection) -> None:
 def _bring_up(connection: Connection, version: int) -> None:
     """Leads the tables of an earlier version to this one."""
     if version > VERSION:
-        raise StoreAway(f"it was made by a later unigate: its tables are of version {version}, and {VERSION} is known")
+        raise LedgerAway(f"it was made by a later unigate: its tables are of version {version}, and {VERSION} is known")
     while version < VERSION:
         if version not in _MIGRATIONS:
-            raise StoreAway(f"its tables are of version {version}, which nothing leads from; {VERSION} is known")
+            raise LedgerAway(f"its tables are of version {version}, which nothing leads from; {VERSION} is known")
         for statement in _MIGRATIONS[version]:
             connection.exec_driver_sql(statement)
         version += 1

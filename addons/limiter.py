@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from loguru import logger
 
@@ -19,7 +19,6 @@ from addons.counters import Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import Counts, MemoryStore
 from addons.exchange import Exchange
-from addons.past import Past
 from addons.refusals import SOON, fault_of
 from addons.reminder import Reminder
 from addons.stores import open_store
@@ -33,6 +32,9 @@ from rules.targets import Target
 from wire.completions import CompletionRequest
 from wire.errors import LimitsUnknown
 from wire.openai import ChatRequest, ModelRequest
+
+if TYPE_CHECKING:
+    from addons.past import Past
 
 _LAST = 1.0
 """Seconds that the end waits for a store to be told of the last calls."""

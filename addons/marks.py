@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from operator import concat
 
+NOT_FAILED = ("ok", "left")
+"""Outcomes of attempts that are no failures: it came to its end, or nobody waited for it any more."""
 LENGTH = 5
 """Of a call: two for each duration, one for the facts."""
 LEFT = 499

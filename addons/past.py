@@ -19,7 +19,8 @@ from loguru import logger
 from sqlalchemy import ColumnElement, Connection, Integer, and_, cast, func, inspect, literal, or_, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from addons.ledger_store import StoreAway, engine_for, versions, words
+from addons.ledger_faults import LedgerAway
+from addons.ledger_store import engine_for, versions, words
 from addons.tables import calls
 from rules.limits import limits_in
 from rules.recall import Recall, Recalled, Span, Sum, spans
@@ -61,7 +62,7 @@ class Past:
         self._apart = Apart(bool(of_clients), bool(rules.limits.models))
 
     async def name(self) -> str | None:
-        """What the ledger is called among all ledgers; None where there is none yet. Raises ledger_store.StoreAway."""
+        """What the ledger is called among all ledgers; None where there is none yet. Raises LedgerAway."""
         if self._name is None:
             self._name = await asyncio.to_thread(self._read_name)
         return self._name
@@ -87,7 +88,7 @@ class Past:
                     for one in _sums(connection, span, self._apart, rules.defaults.timeouts.total):
                         recall.add(one)
                     read = span.begin
-        except StoreAway as error:
+        except LedgerAway as error:
             known = "nothing" if read == now else f"only what came after {datetime.fromtimestamp(read, UTC):%F %T} UTC"
             logger.warning("the ledger's history cannot be read, so limits remember {} of it: {}", known, error)
             return Told(list(recall.found.values()), False)
@@ -96,7 +97,7 @@ class Past:
 
 @contextmanager
 def _reading(url: str) -> Iterator[Connection | None]:
-    """A connection with which nothing takes too long; None where there is no ledger. Raises StoreAway."""
+    """A connection with which nothing takes too long; None where there is no ledger. Raises LedgerAway."""
     engine = engine_for(url, reads=True)
     path = engine.url.database if engine.dialect.name == "sqlite" else None
     if path is not None and not os.path.exists(path):
@@ -115,7 +116,7 @@ def _reading(url: str) -> Iterator[Connection | None]:
             yield connection if inspect(connection).has_table(calls.name) else None
     except (SQLAlchemyError, OSError) as error:
         late = time.monotonic() > until
-        raise StoreAway(f"it took more than {PATIENCE:g} s" if late else words(error, path)) from None
+        raise LedgerAway(f"it took more than {PATIENCE:g} s" if late else words(error, path)) from None
 
 
 def _sums(connection: Connection | None, span: Span, apart: Apart, longest: float) -> Iterator[Sum]:

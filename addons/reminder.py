@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from loguru import logger
 
 from addons.counters import Known, StoreAway
 from addons.counters_away import Watched
-from addons.ledger_store import StoreAway as LedgerAway
-from addons.past import Past
+from addons.ledger_faults import LedgerAway
+
+if TYPE_CHECKING:
+    from addons.past import Past
 
 LEAST: Final = 3600.0
 """Seconds of the shortest window that the store is reminded of."""

@@ -34,8 +34,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from addons.figures import Figures
-from addons.marks import bucket_of, durations_in, facts_in
-from addons.tables import NOT_FAILED, attempts, calls
+from addons.marks import NOT_FAILED, bucket_of, durations_in, facts_in
+from addons.tables import attempts, calls
 
 DAY = 86400
 PIECE = 50_000

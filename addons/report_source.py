@@ -19,7 +19,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from addons.ledger_store import BUSY, VERSION, StoreAway, engine_for
+from addons.ledger_faults import LedgerAway
+from addons.ledger_store import BUSY, VERSION, engine_for
 from addons.logs import one_line
 from addons.settings import SettingsError
 from addons.tables import calls, metadata
@@ -53,7 +54,7 @@ def open_ledger(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         try:
             engine: Engine = engine_for(url, reads=True).execution_options(isolation_level="REPEATABLE READ")
-        except StoreAway as error:
+        except LedgerAway as error:
             raise SettingsError(f"the ledger cannot be read: {error}") from None
         with said_plainly(shown):
             _look(engine, shown)

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from mitmproxy.connection import Client as ClientConnection
@@ -18,7 +18,6 @@ from mitmproxy.proxy.events import Event
 from addons.account import Account
 from addons.exchange import Attempt, Exchange, Exchanges
 from addons.fetch import Fetcher
-from addons.ledger import Ledger
 from addons.limiter import Limiter
 from addons.logs import redactor
 from addons.models import Models
@@ -32,6 +31,9 @@ from rules.snapshot import Rules
 from rules.targets import Target
 from wire.dialects import Facets
 from wire.errors import Fault
+
+if TYPE_CHECKING:
+    from addons.ledger import Ledger
 
 
 def new_request_id() -> str:

@@ -19,9 +19,6 @@ from sqlalchemy import (
     Text,
 )
 
-NOT_FAILED = ("ok", "left")
-"""Outcomes of attempts that are no failures: it came to its end, or nobody waited for it any more."""
-
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where they are an INTEGER
 

@@ -20,7 +20,8 @@ from pydantic import ByteSize
 
 from addons import ledger as module
 from addons.ledger import BATCH, BOUND, TEXTS, Ledger
-from addons.ledger_store import LedgerStore, StoreAway
+from addons.ledger_faults import LedgerAway
+from addons.ledger_store import LedgerStore
 from rules.terms import Ledger as Terms
 from tests.addons.ledgers import account, how_many, read, running, sqlite_url, until
 from tests.gateway import ROOT
@@ -168,7 +169,7 @@ def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     LedgerStore(url).open()
     store = LedgerStore(f"sqlite:///file:{tmp_path / 'ledger.sqlite'}?mode=ro&uri=true")
-    with pytest.raises(StoreAway, match="readonly database"):
+    with pytest.raises(LedgerAway, match="readonly database"):
         store.open()
 
 
@@ -206,7 +207,7 @@ def test_where_old_calls_cannot_be_deleted_new_ones_are_written_without_a_pause(
 
     def broken(_store: LedgerStore, before: float) -> bool:
         tried.append(before)
-        raise StoreAway("canceling statement due to statement timeout")
+        raise LedgerAway("canceling statement due to statement timeout")
 
     monkeypatch.setattr(LedgerStore, "expire", broken)
     with running(sqlite_url(tmp_path)) as ledger:

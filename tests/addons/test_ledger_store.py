@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +17,11 @@ from sqlalchemy import text
 
 from addons.account import Account
 from addons.ledger import BATCH, Ledger
+from addons.ledger_faults import LedgerAway, Refused
 from addons.ledger_rows import Ids, written
-from addons.ledger_store import LedgerStore, Refused, StoreAway, engine_for
+from addons.ledger_store import LedgerStore, engine_for
 from tests.addons.ledgers import TRIED, account, how_many, read, running, sqlite_url, until
+from tests.gateway import ROOT
 
 type NewUrl = Callable[[], str]
 
@@ -190,20 +194,20 @@ def test_a_sqlite_file_shrinks_when_rows_go(tmp_path: Path) -> None:
 def test_a_ledger_of_a_later_version_is_left_alone(url: str) -> None:
     LedgerStore(url).open()
     execute(url, "UPDATE ledger_version SET version = 99")
-    with pytest.raises(StoreAway, match="made by a later unigate: its tables are of version 99, and 1 is known"):
+    with pytest.raises(LedgerAway, match="made by a later unigate: its tables are of version 99, and 1 is known"):
         LedgerStore(url).open()
 
 
 def test_a_ledger_of_a_version_that_never_was_is_left_alone(url: str) -> None:
     LedgerStore(url).open()
     execute(url, "UPDATE ledger_version SET version = 0")
-    with pytest.raises(StoreAway, match="its tables are of version 0, which nothing leads from"):
+    with pytest.raises(LedgerAway, match="its tables are of version 0, which nothing leads from"):
         LedgerStore(url).open()
 
 
 def test_a_database_of_something_else_is_left_alone(url: str) -> None:
     execute(url, "CREATE TABLE calls (number TEXT)")
-    with pytest.raises(StoreAway, match="it has a table 'calls' that is no ledger's"):
+    with pytest.raises(LedgerAway, match="it has a table 'calls' that is no ledger's"):
         LedgerStore(url).open()
 
 
@@ -224,3 +228,8 @@ def test_a_new_file_is_for_its_owner_alone_and_one_that_is_there_stays_as_it_is(
         store.open()
         store.close()
         assert stat.S_IMODE(file.stat().st_mode) == (0o600 if name == "new" else 0o640)
+
+
+def test_without_a_ledger_what_writes_one_is_not_even_loaded() -> None:
+    code = "import sys, addons.gateway; sys.exit('sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from addons import gateway as life
 from addons import past as module
 from addons.account import Account
 from addons.counters_memory import Counts
-from addons.ledger_store import StoreAway
+from addons.ledger_faults import LedgerAway
 from addons.past import Past, Told
 from rules.quota import NANOS, SLOTS, Charge
 from rules.recall import Span, Sum
@@ -232,7 +231,7 @@ def test_calls_that_come_while_the_past_is_read_are_kept_and_counted_once(
                 tell(put_early[-1])
             return found
 
-    monkeypatch.setattr(life, "Past", Slow)
+    monkeypatch.setattr(module, "Past", Slow)
     url = sqlite_url(tmp_path)
     with OllamaStandIn(["m"], reply=pieces("Hello")) as ollama:
         gateway = Gateway(f"""
@@ -291,7 +290,7 @@ def test_of_a_history_that_is_read_in_part_the_latest_part_is_remembered(
 
     def tires(connection: Any, span: Span, *more: Any) -> Iterator[Sum]:
         if span.width > 60:
-            raise StoreAway("it was cut off")
+            raise LedgerAway("it was cut off")
         return read(connection, span, *more)
 
     monkeypatch.setattr(module, "_sums", tires)
