@@ -11,7 +11,7 @@ from typing import Literal
 
 from rules.access import client_name, digest_of
 from rules.callers import written
-from rules.paths import OPENAI, spelled
+from rules.paths import OPENAI
 from rules.schema import RulesFile
 from rules.terms import Caller
 
@@ -53,7 +53,7 @@ def listed(file: RulesFile, today: str) -> Iterator[Listed]:
             keys=keys,
             limits=row.limits if row.limits is not None else file.limits.each_client,
             models=row.models,
-            endpoints=tuple(map(spelled, row.endpoints)) if row.endpoints is not None else (OPENAI,),
+            endpoints=row.endpoints if row.endpoints is not None else (OPENAI,),
             tags=row.tags,
             expires=row.expires.isoformat() if row.expires is not None else None,
             disabled=row.disabled,

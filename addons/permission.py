@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rules.access import Client
-from rules.paths import OPENAI, permits, spelled
+from rules.paths import OPENAI, permits
 from rules.snapshot import Rules
 from wire.errors import EndpointForbidden, KeyMissing, ModelForbidden, NotFound, Unauthorized
 
@@ -17,12 +17,13 @@ MOST_NAMED = 8
 
 
 def identify(rules: Rules, key: str | None, moment: float, misplaced: Callable[[], str] = str) -> Client:
-    """Who calls, at a moment in Unix time; raises Unauthorized in OpenAI's words. `misplaced` is asked only where there
-    is no key: a sentence on what came in its place, or nothing."""
+    """Who calls, at a moment in Unix time; raises Unauthorized in OpenAI's words, without the beginning of the key that
+    OpenAI shows there. `misplaced` is asked only where there is no key: a sentence on what came in its place, or
+    nothing."""
     match rules.keys.identify(key, moment):
         case Client() as client:
             return client
-        case denied if denied.shown is None:
+        case denied if not denied.given:
             seen = misplaced()
             raise KeyMissing(
                 "You didn't provide an API key. You need to provide your API key in an Authorization header using "
@@ -30,12 +31,11 @@ def identify(rules: Rules, key: str | None, moment: float, misplaced: Callable[[
             )
         case denied if denied.because:
             raise Unauthorized(
-                f"The API key {denied.shown} is not accepted: {denied.because}. Ask whoever runs this gateway for "
-                "another one."
+                f"The API key *** is not accepted: {denied.because}. Ask whoever runs this gateway for another one."
             )
         case denied:
             raise Unauthorized(
-                f"Incorrect API key provided: {denied.shown}. Use a key that this gateway was given in API_KEYS"
+                "Incorrect API key provided: ***. Use a key that this gateway was given in API_KEYS"
                 f"{' or under `clients`' if rules.file.clients else ''}."
             )
 
@@ -53,8 +53,9 @@ def check_endpoint(client: Client, path: str, rules: Rules, *, own: bool) -> Non
             )
     elif not permits(client.endpoints, path, own=own):
         listed = rules.file.clients[client.name].endpoints or ()
-        may = _some([*map(spelled, listed)])
-        raise EndpointForbidden(f"Client '{client.name}' does not have access to this endpoint. It may call: {may}.")
+        raise EndpointForbidden(
+            f"Client '{client.name}' does not have access to this endpoint. It may call: {_some(listed)}."
+        )
 
 
 def check_offered(path: str, rules: Rules, *, own: bool) -> None:

@@ -58,10 +58,10 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Nobody we know, or somebody whose key is not accepted at this moment."""
+    """Nobody we know, or somebody whose key is not accepted at this moment. It has nothing of the key."""
 
-    shown: str | None
-    """The key, cut so that its owner knows it and nobody else can use it; None where there was none."""
+    given: bool
+    """False: there was no key."""
     because: str = ""
     """Why a key that we know is not accepted. For its holder alone: it names the client."""
 
@@ -94,16 +94,16 @@ class Keys:
             return _ANYBODY
         key = (key or "").strip()
         if not key:
-            return Denied(None)
+            return Denied(given=False)
         given = _digest(key)
         digest, holder = self._known.get(given, _UNKNOWN)
         if not hmac.compare_digest(digest, given):
-            return Denied(cut_key(key))
+            return Denied(given=True)
         name = f"client '{holder.client.name}'"
         if holder.disabled:
-            return Denied(cut_key(key), f"{name} is disabled")
+            return Denied(given=True, because=f"{name} is disabled")
         if moment >= holder.ends:
-            return Denied(cut_key(key), f"{name} could call until {holder.expires} (UTC)")
+            return Denied(given=True, because=f"{name} could call until {holder.expires} (UTC)")
         return holder.client
 
     def named(self, name: str) -> Client:
@@ -143,11 +143,6 @@ def digest_of(written: str) -> bytes:
 def is_digest(written: str) -> bool:
     """Whether a digest stands where a key could. Never taken for a key: it is no secret, and would be one then."""
     return written.strip().lower().startswith(DIGEST)
-
-
-def cut_key(key: str) -> str:
-    """At most the beginning of a key, as OpenAI's own 401 shows it."""
-    return f"{key[:3]}***" if len(key) >= 12 else "***"
 
 
 def is_loopback(host: str) -> bool:

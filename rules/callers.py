@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from rules.access import DIGEST, Client, Holder, Keys, digest_of, is_digest
 from rules.conditions import glob, literal
+from rules.paths import meant
 from rules.quota import parse_limits
 from rules.schema import RulesFile
 from rules.terms import Caller
@@ -66,7 +67,7 @@ def _holder(name: str, row: Caller) -> Holder:
         name,
         tags=row.tags,
         models=glob((*row.models, *map(literal, row.models))) if row.models is not None else None,
-        endpoints=frozenset(row.endpoints) if row.endpoints is not None else None,
+        endpoints=meant(row.endpoints) if row.endpoints is not None else None,
         limits=parse_limits(row.limits) if row.limits is not None else None,
     )
     if row.expires is None:

@@ -6,7 +6,7 @@ gateway's own, such as /metrics: `/v1` alone means all the others, though each o
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -33,12 +33,18 @@ def path(value: str) -> str:
     return text
 
 
-def spelled(listed: str) -> str:
-    """What path() made of a path, as people write it."""
-    return listed if listed == OPENAI else f"{OPENAI}{listed}"
+def meant(written: Iterable[str]) -> frozenset[str]:
+    """Paths of a file that was read, as permits() takes them. Raises ValueError, as path()."""
+    return frozenset(map(path, written))
 
 
-Paths = Annotated[tuple[Annotated[str, AfterValidator(path)], ...], BeforeValidator(as_list), Field(min_length=1)]
+def _written(value: str) -> str:
+    """A path as it stands in the file: so it is told to people. Raises ValueError, as path()."""
+    path(value)
+    return value.strip()
+
+
+Paths = Annotated[tuple[Annotated[str, AfterValidator(_written)], ...], BeforeValidator(as_list), Field(min_length=1)]
 
 
 def unknown(value: str, known: Collection[str]) -> str | None:

@@ -18,6 +18,7 @@ from rules.conditions import Condition, compile_when, glob, literal
 from rules.health import Retry, kinds_in
 from rules.limits import Limits, limits_of
 from rules.origins import Origins, origins_of
+from rules.paths import meant
 from rules.prices import Book
 from rules.schema import Defaults, Model, RulesFile
 from rules.stores import passwords_in
@@ -131,7 +132,7 @@ def compile_rules(file: RulesFile) -> Rules:
         book=Book(file.prices),
         limits=limits_of(file.limits),
         origins=origins_of(file.proxy.cors.origins) if file.proxy.cors.on else None,
-        endpoints=frozenset(file.proxy.endpoints) if file.proxy.endpoints is not None else None,
+        endpoints=meant(file.proxy.endpoints) if file.proxy.endpoints is not None else None,
     )
 
 

@@ -22,7 +22,7 @@ clients:
   notebook: {key: "${NOTEBOOK_KEY:-}", keys: [plain-key-0123], models: ["qwen*", chat], limits: [5/minute, 2 parallel]}
   old: {key: old-key-01234, expires: 2020-02-02}
   off: {key: off-key-01234, disabled: true, expires: 2020-02-02, tags: {team: red, floor: "2"}}
-  none: {keys: [], limits: [], endpoints: [/v1/models, /v1]}
+  none: {keys: [], limits: [], endpoints: [/metrics, /v1]}
   last: {key: last-key-0123, expires: TODAY}
 limits: {each_client: [100/minute]}
 """
@@ -71,7 +71,7 @@ def test_the_list_says_who_may_call_what_and_how_much_and_shows_no_key(listed: L
         ["old", "expired", short("old-key-01234"), "all", "/v1", "100/minute", "", "2020-02-02"],
         ["off", "disabled", short("off-key-01234"), "all", "/v1", "100/minute", "team: red", "2020-02-02"],
         ["", "", "", "", "", "", "floor: 2", ""],
-        ["none", "has no key", "", "all", "/v1/models", "", "", ""],
+        ["none", "has no key", "", "all", "/metrics", "", "", ""],
         ["", "", "", "", "/v1", "", "", ""],
         ["last", "may call", short("last-key-0123"), "all", "/v1", "100/minute", "", TODAY],
         [f"key-{loose}", "unnamed", loose, "all", "all", "100/minute", "", ""],
@@ -119,7 +119,7 @@ def test_scripts_get_names_that_stay_and_no_key(listed: List) -> None:
         "2020-02-02",
         True,
     )
-    assert (found[3]["keys"], found[3]["limits"], found[3]["endpoints"]) == ([], [], ["/v1/models", "/v1"])
+    assert (found[3]["keys"], found[3]["limits"], found[3]["endpoints"]) == ([], [], ["/metrics", "/v1"])
     assert (found[5]["models"], found[5]["endpoints"], found[5]["limits"]) == (None, None, ["100/minute"])
     for key in KEYS:
         assert key not in output

@@ -316,11 +316,10 @@ def test_a_call_without_a_bearer_key_is_told_how_to_bring_one(header: str, seen:
     gateway.until(lambda: message in gateway.log.getvalue(), "the log has the words")
 
 
-@pytest.mark.parametrize(("key", "shown"), [
-    ("sk-wrong-key-of-somebody", "sk-***"), ("short", "***"), (KEY + "x", "***"), (KEY[:-1], "***"), (KEY.upper(), "***"),
-    ("clé-très-secrète-à-moi", "cl\u00e9***"),
-])  # fmt: skip
-def test_a_wrong_key_is_a_401_that_shows_at_most_its_beginning(key: str, shown: str, gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    "key", ["sk-wrong-key-of-somebody", "short", KEY + "x", KEY[:-1], KEY.upper(), "clé-très-secrète-à-moi"]
+)
+def test_a_wrong_key_is_a_401_that_shows_nothing_of_it(key: str, gateway: Gateway) -> None:
     with Door(gateway.port) as door:
         for reply in (
             door.ask("GET /v1/models", f"Authorization: Bearer {key}"),
@@ -328,7 +327,7 @@ def test_a_wrong_key_is_a_401_that_shows_at_most_its_beginning(key: str, shown: 
         ):
             assert reply.status == 401
             assert reply.error == {
-                "message": f"Incorrect API key provided: {shown}. Use a key that this gateway was given in API_KEYS.",
+                "message": "Incorrect API key provided: ***. Use a key that this gateway was given in API_KEYS.",
                 "type": "invalid_request_error", "param": None, "code": "invalid_api_key",
             }  # fmt: skip
             assert key.encode() not in reply.body + str(reply.headers).encode()

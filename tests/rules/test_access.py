@@ -18,7 +18,6 @@ from rules.access import (
     Keys,
     bearer,
     client_name,
-    cut_key,
     digest_of,
     is_digest,
     is_local_origin,
@@ -67,7 +66,7 @@ def test_an_unknown_key_is_denied(key: str) -> None:
 
 @pytest.mark.parametrize("key", [None, "", "   "])
 def test_no_key_is_denied_and_nothing_is_shown_of_it(key: str | None) -> None:
-    assert Keys(("one-key",), required=True).identify(key, NOW) == Denied(None)
+    assert Keys(("one-key",), required=True).identify(key, NOW) == Denied(given=False)
 
 
 @pytest.mark.parametrize("key", [None, "", "one-key", "wrong"])
@@ -167,7 +166,7 @@ def test_a_digest_that_is_none_is_refused(digest: str) -> None:
 
 def test_the_keys_of_a_disabled_client_are_denied_in_words_for_their_holder() -> None:
     denied = held(disabled=True).identify("a-key-0123456", NOW)
-    assert denied == Denied("a-k***", "client 'notebook' is disabled")
+    assert denied == Denied(given=True, because="client 'notebook' is disabled")
 
 
 def test_a_key_is_good_to_the_end_of_its_last_day_in_utc() -> None:
@@ -175,13 +174,13 @@ def test_a_key_is_good_to_the_end_of_its_last_day_in_utc() -> None:
     assert isinstance(keys.identify("a-key-0123456", MIDNIGHT - 0.001), Client)
     for moment in (MIDNIGHT, MIDNIGHT + 1e9):
         assert keys.identify("a-key-0123456", moment) == Denied(
-            "a-k***", "client 'notebook' could call until 2025-12-01 (UTC)"
+            given=True, because="client 'notebook' could call until 2025-12-01 (UTC)"
         )
 
 
 def test_who_has_no_key_of_a_client_is_not_told_of_it() -> None:
     for keys in (held(disabled=True), held(ends=0.0, expires="1969-12-31")):
-        assert keys.identify("another-key-0", NOW) == Denied("ano***")
+        assert keys.identify("another-key-0", NOW) == Denied(given=True)
 
 
 def test_a_client_is_found_by_its_name_too_and_a_name_without_a_key_may_do_everything() -> None:
@@ -190,25 +189,10 @@ def test_a_client_is_found_by_its_name_too_and_a_name_without_a_key_may_do_every
     assert keys.named("somebody") == Client("somebody")
 
 
-@pytest.mark.parametrize(
-    ("key", "shown"),
-    [("", "***"), ("abc", "***"), ("sk-45678901", "***"), ("sk-456789012", "sk-***"), (LONG, "sk-***")],
-)
-def test_only_the_beginning_of_a_long_key_is_shown(key: str, shown: str) -> None:
-    assert cut_key(key) == shown
-
-
 @given(st.text(min_size=1))
-def test_at_most_a_quarter_of_a_denied_key_is_shown(key: str) -> None:
+def test_all_keys_that_nobody_knows_are_denied_alike(key: str) -> None:
     denied = Keys(("one-key",), required=True).identify(key, NOW)
-    assert isinstance(denied, Denied)
-    if denied.shown is not None:
-        assert denied.shown.endswith("***")
-        assert len(denied.shown.removesuffix("***")) * 4 <= len(key.strip())
-
-
-def test_space_does_not_make_a_short_key_a_long_one() -> None:
-    assert Keys(("one-key",), required=True).identify("abc" + " " * 20, NOW) == Denied("***")
+    assert denied == Denied(given=bool(key.strip()))
 
 
 def test_a_client_is_named_by_the_beginning_of_a_digest_and_nothing_of_the_key() -> None:

@@ -122,7 +122,9 @@ def test_a_client_may_call_on_its_last_day_and_not_on_the_next(last: date) -> No
     keys = load(f"clients: {{notebook: {{key: a, expires: {last.isoformat()}}}}}").keys
     next_day = datetime.fromisoformat(f"{(last + timedelta(days=1)).isoformat()}T00:00:00+00:00").timestamp()
     assert isinstance(keys.identify("a", next_day - 1), Client)
-    assert keys.identify("a", next_day) == Denied("***", f"client 'notebook' could call until {last.isoformat()} (UTC)")
+    assert keys.identify("a", next_day) == Denied(
+        given=True, because=f"client 'notebook' could call until {last.isoformat()} (UTC)"
+    )
 
 
 def test_the_last_day_of_all_is_one_too() -> None:
@@ -131,7 +133,7 @@ def test_the_last_day_of_all_is_one_too() -> None:
 
 def test_a_disabled_client_cannot_call_whatever_its_day() -> None:
     keys = load("clients: {n: {key: a, disabled: true, expires: 2020-01-01}}").keys
-    assert keys.identify("a", NOON) == Denied("***", "client 'n' is disabled")
+    assert keys.identify("a", NOON) == Denied(given=True, because="client 'n' is disabled")
 
 
 def test_keys_and_digests_are_secrets_in_each_of_their_spellings() -> None:

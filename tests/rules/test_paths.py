@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from pydantic import TypeAdapter
 
-from rules.paths import OPENAI, path, permits, unknown
+from rules.paths import OPENAI, Paths, meant, path, permits, unknown
 
 KNOWN = (
     "/chat/completions",
@@ -20,7 +21,7 @@ KNOWN = (
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("written", "means"),
     [
         ("/v1/chat/completions", "/chat/completions"),
         ("/chat/completions", "/chat/completions"),
@@ -30,8 +31,14 @@ KNOWN = (
         (" /v1/ ", OPENAI),
     ],
 )
-def test_a_path_is_the_same_with_and_without_its_v1(written: str, meant: str) -> None:
-    assert path(written) == meant
+def test_a_path_is_the_same_with_and_without_its_v1(written: str, means: str) -> None:
+    assert path(written) == means
+
+
+def test_paths_are_kept_as_the_file_has_them_and_asked_about_as_what_they_mean() -> None:
+    written = TypeAdapter(Paths).validate_python([" /v1/models/ ", "/metrics", "/v1"])
+    assert written == ("/v1/models/", "/metrics", "/v1")
+    assert meant(written) == {"/models", "/metrics", OPENAI}
 
 
 @pytest.mark.parametrize(

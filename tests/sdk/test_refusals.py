@@ -114,9 +114,9 @@ REFUSED: dict[str, tuple[tuple[str, int, str, str | None, str | None], str]] = {
         ("AuthenticationError", 401, "invalid_request_error", None, None),
         r"You didn't provide an API key\. .*",
     ),
-    "wrong_key": (UNKNOWN, r"Incorrect API key provided: sk-\*\*\*\. .*"),
-    "expired_key": (UNKNOWN, r"The API key sk-\*\*\* is not accepted: .*WHO-expired.*2020-01-01.*"),
-    "disabled_key": (UNKNOWN, r"The API key sk-\*\*\* is not accepted: .*WHO-disabled.*"),
+    "wrong_key": (UNKNOWN, r"Incorrect API key provided: \*\*\*\. .*"),
+    "expired_key": (UNKNOWN, r"The API key \*\*\* is not accepted: .*WHO-expired.*2020-01-01.*"),
+    "disabled_key": (UNKNOWN, r"The API key \*\*\* is not accepted: .*WHO-disabled.*"),
     "model": (NO_MODEL, BOUND),
     "model_streamed": (NO_MODEL, BOUND),
     "endpoint": (

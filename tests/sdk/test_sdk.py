@@ -310,7 +310,7 @@ def check_error(error: dict[str, Any], name: str, status: int, **fields: str | N
 def test_a_wrong_key_is_an_authentication_error_that_does_not_show_it(sdk: Sdk, what: str) -> None:
     error = sdk.shown("wrong_key")[what]
     check_error(error, "AuthenticationError", 401, type="invalid_request_error", code="invalid_api_key", param=None)
-    assert "sk-***" in error["words"]
+    assert "Incorrect API key provided: ***." in error["words"]
     assert "somebody" not in error["words"]
 
 
