@@ -89,6 +89,11 @@ class Ledger:
         return self._dropped + self._refused
 
     @property
+    def away(self) -> bool:
+        """Whether nothing can be written at the moment."""
+        return self._failures > 0 or (self._thread.ident is not None and not self._thread.is_alive())
+
+    @property
     def backlog(self) -> int:
         """Calls that are still to be written."""
         # In the order in which they pass: none is missed while it moves on.

@@ -27,6 +27,7 @@ from addons.response_store import ResponseStore
 from addons.telemetry import Metrics
 from addons.thoughts import Thoughts
 from rules.conditions import Seen
+from rules.limits import limits_in
 from rules.snapshot import Rules
 from rules.targets import Target
 from wire.dialects import Facets
@@ -149,12 +150,22 @@ class State:
         away = any(seen.reached and seen.models is None for seen in self.seen.values())
         stands_in = self.sandbox_port is not None and not away
         status = "healthy" if connected == len(real) > 0 else "degraded" if connected or stands_in else "unhealthy"
+        if self._uncounted():
+            status = "degraded" if status == "healthy" else status
+            status = "unhealthy" if self.rules.file.limits.if_away == "closed" else status
         if self.draining:
             status = "unhealthy"
         models = sorted(name for provider in real for name in self.names.get(provider, ()))
-        lost = self.limiter.away
-        store = {} if lost is None else {"limits": "away" if lost else "connected"}
-        return {"status": status, **said, "models": models, "breakers": self.nodes.not_closed(), **store}
+        stores = {
+            name: "away" if lost else "connected"
+            for name, lost in (("limits", self.limiter.away), ("ledger", self.ledger and self.ledger.away))
+            if lost is not None
+        }
+        return {"status": status, **said, "models": models, "breakers": self.nodes.not_closed(), **stores}
+
+    def _uncounted(self) -> bool:
+        """Whether there are limits, and nobody knows where they stand."""
+        return bool(self.limiter.away) and any(True for _ in limits_in(self.rules.file))
 
     def in_flight(self) -> list[Exchange]:
         return [exchange for exchange in self.exchanges.values() if not exchange.ended]

@@ -73,9 +73,10 @@ def test_a_folder_that_is_not_there_yet(tmp_path: Path, log: StringIO) -> None:
         ledger.put(account())
         until(lambda: bool(warnings(log)), "it is said")
         time.sleep(0.3)
-        assert (ledger.backlog, ledger.written) == (1, 0)
+        assert (ledger.backlog, ledger.written, ledger.away) == (1, 0, True)
         folder.mkdir()
         until(lambda: ledger.written == 1, "it is written")
+        until(lambda: not ledger.away, "it is known")
     assert f"unable to open database file ({folder / 'ledger.sqlite'})" in warnings(log)[0]
     assert len(warnings(log)) == 2
 
