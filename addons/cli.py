@@ -18,7 +18,7 @@ from addons.settings import SettingsError
 COMMANDS = {
     "run": "addons.cli_serve",
     "try": "addons.cli_serve",
-    "check": "addons.cli_serve",
+    "check": "addons.cli_check",
     "explain": "addons.cli_serve",
     "keys": "addons.cli_keys",
     "report": "addons.cli_report",

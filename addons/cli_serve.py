@@ -1,4 +1,4 @@
-"""The commands that serve, and those that read the rules as a gateway does."""
+"""The commands that serve, and `explain`, which reads the rules as a gateway does."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from loguru import logger
 
 from addons.cli_options import RulesOption
 from addons.explain import SURFACES, explain, offline, shown
-from addons.gateway import check_bind
 from addons.keys import new_key
 from addons.local import ENDPOINTS
-from addons.logs import check_logging, one_line, set_up_logging
+from addons.logs import one_line, set_up_logging
 from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
-from addons.settings import SettingsError, read_rules, upstream_tls
+from addons.settings import SettingsError, read_rules
 from rules.access import ANONYMOUS, UNNAMED, Keys, is_digest
 from rules.callers import idle
 from rules.snapshot import Rules
-from rules.uncounted import forgotten, uncounted
+from rules.uncounted import uncounted
 from rules.values import near
 from wire.check import parse_body
 from wire.errors import BadRequest
@@ -49,6 +48,8 @@ def loop(running: Coroutine[Any, Any, None]) -> None:
 def prepare(rules_file: Path | None, level: str | None = None) -> Rules:
     rules, log = read_rules(rules_file, os.environ, endpoints=ENDPOINTS)
     set_up_logging(level=level or log.level, form=log.form, secrets=rules.secrets)
+    for doubt in log.doubts:
+        logger.warning("{}", doubt)
     return rules
 
 
@@ -78,8 +79,8 @@ async def _run(
         logger.info("no keys are set: only this machine can call, and needs none")
     for name in idle(rules.file):
         logger.warning("client {}: has no key, so nobody can call in its name", name)
-    for name in uncounted(rules.file):
-        logger.warning("{}: has no price, so no limit in USD holds for it", name)
+    for target in uncounted(rules.file):
+        logger.warning("{}: {}", target.name, target.lacks)
     for name, row in rules.file.providers.items():
         said = gateway.state.health().get(name)
         if said == "no key" or (row.dialect == "ollama" and said == "unreachable"):
@@ -193,28 +194,6 @@ def _show_route(answer: httpx.Response, fields: dict[str, Any]) -> None:
 async def _nothing() -> AsyncIterator[str]:
     for line in tuple[str, ...]():
         yield line
-
-
-@app.command()
-def check(rules: RulesOption = None) -> None:
-    """Read the rules file and report everything that is wrong with it, or with the variables of a start."""
-    loaded, log = read_rules(rules, os.environ, endpoints=ENDPOINTS)
-    check_logging(log.level, log.form)
-    upstream_tls()
-    file = loaded.file
-    held = (len(file.providers), "provider"), (len(file.models), "model"), (len(file.rules), "rule")
-    print(f"The rules are sound: {', '.join(f'{count} {noun}{"s" * (count != 1)}' for count, noun in held)}.")
-    for name in idle(file):
-        print(f"Client {name} has no key, so nobody can call in its name: set its variable, or use `unigate keys new`.")
-    for name in uncounted(file):
-        print(f"Target {name} has no price, so no limit in USD holds for it: write one under prices.")
-    for written in forgotten(file):
-        what = "there is no ledger" if file.ledger is None else "ledger.keep is shorter"
-        print(f"Limit {written} remembers less than its window after a restart: {what}.")
-    try:
-        check_bind(loaded, file.proxy.host)
-    except SettingsError as error:
-        print(f"A start would fail: {error}")
 
 
 @app.command(name="explain")

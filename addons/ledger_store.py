@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -38,6 +39,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from addons.ledger_faults import LedgerAway, Refused
+from addons.ledger_file import why_unusable
 from addons.ledger_rows import Row, Written
 from addons.tables import attempts, calls, metadata
 
@@ -253,10 +255,10 @@ def _is_about_rows(error: Exception) -> bool:
 
 
 def words(error: Exception, path: str | None) -> str:
-    """What went wrong, in one line."""
+    """What went wrong, in one line. `path`: of a SQLite file, which is looked at: its driver says little."""
     cause = _cause(error)
     said = " ".join(str(cause).partition("\n")[0].split()) or type(cause).__name__
-    return f"{said} ({path})" if path is not None else said
+    return why_unusable(Path(path)) or f"{said} ({path})" if path is not None else said
 
 
 def _prepare(connection: Connection) -> None:

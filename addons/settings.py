@@ -33,6 +33,8 @@ class SettingsError(ValueError):
 class LogSettings:
     level: str
     form: str
+    doubts: tuple[str, ...] = ()
+    """What of its variables nobody can have meant, for people."""
 
 
 def read_rules(
@@ -51,9 +53,24 @@ def read_rules(
     except RulesError as error:
         raise SettingsError(str(error)) from None
     rules = _with_ledger_beside(rules, path.resolve().parent)
-    debug = merged.get("DEBUG", "").lower() in ("1", "true", "yes", "on")
-    level = merged.get("LOG_LEVEL") or ("DEBUG" if debug else "INFO")
-    return rules, LogSettings(level, merged.get("LOG_FORMAT", "").lower())
+    return rules, _log_settings(merged)
+
+
+def _log_settings(environment: Mapping[str, str]) -> LogSettings:
+    form = environment.get("LOG_FORMAT", "").lower()
+    level = environment.get("LOG_LEVEL")
+    if level:
+        return LogSettings(level, form)
+    debug = environment.get("DEBUG", "").strip().lower()
+    if debug in _YES:
+        return LogSettings("DEBUG", form)
+    # Other programs read a DEBUG of the same environment otherwise, so it is no reason not to start.
+    doubts = () if debug in _NO else ("DEBUG is neither yes nor no, and counts as no: write 1 or 0",)
+    return LogSettings("INFO", form, doubts)
+
+
+_YES = ("1", "true", "yes", "on")
+_NO = ("", "0", "false", "no", "off")
 
 
 def _with_ledger_beside(rules: Rules, folder: Path) -> Rules:

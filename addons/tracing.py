@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -38,15 +38,26 @@ class Tracer:
 
     def start(self) -> None:
         """Never raises: traces that cannot be sent are no reason not to serve."""
-        protocol = next((found for name in _PROTOCOLS if (found := self._tracing.get(name))), "http/protobuf")
-        if protocol != "http/protobuf":
-            logger.warning("traces: the protocol is {}; only http/protobuf is spoken, so that is used", protocol)
+        for complaint in self.complaints():
+            logger.warning("{}", complaint)
         try:
             from addons.spans import Spans  # 0.12 s and 4 MB, for those who use it
 
             self._spans = Spans(self._tracing)
         except Exception as error:
             logger.warning("traces: there are none, because the settings cannot be used: {}", error)
+
+    def complaints(self) -> Iterator[str]:
+        """What is wrong with the settings, as far as it is seen without the SDK. Repeats no address: one may hold a
+        password."""
+        if not self.on:
+            return
+        protocol = next((found for name in _PROTOCOLS if (found := self._tracing.get(name))), "http/protobuf")
+        if protocol != "http/protobuf":
+            yield f"traces: the protocol is {protocol}; only http/protobuf is spoken, so that is used"
+        name = next(name for name in _COLLECTORS if self._tracing.get(name, "").strip())
+        if not self._tracing[name].strip().lower().startswith(("http://", "https://")):
+            yield f"traces: none can be sent, for {name} must begin with http:// or https://, as http://collector:4318"
 
     def tell(self, account: Account) -> None:
         """Never waits, never raises."""

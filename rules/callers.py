@@ -47,6 +47,29 @@ def idle(file: RulesFile) -> tuple[str, ...]:
     return tuple(name for name, row in file.clients.items() if not written(row))
 
 
+SHORTEST = 8
+"""Characters of a key that nobody guesses soon."""
+
+
+def guessable(file: RulesFile) -> tuple[str, ...]:
+    """Who has a key that is shorter than it should be. What a digest stands for is not known."""
+    return tuple(
+        holder for holder, keys in _held(file) if any(len(key) < SHORTEST and not is_digest(key) for key in keys)
+    )
+
+
+def repeated(file: RulesFile) -> tuple[str, ...]:
+    """Who has the same key twice."""
+    return tuple(holder for holder, keys in _held(file) if len({digest_of(key) for key in keys}) < len(keys))
+
+
+def _held(file: RulesFile) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(who it is, for people; their keys)"""
+    yield "proxy.auth.tokens", tuple(_each(file.proxy.auth.tokens))
+    for name, row in file.clients.items():
+        yield f"client {name}", written(row)
+
+
 def secrets_of(file: RulesFile) -> Iterator[str]:
     """Every key of a caller, and every digest in both of its spellings: what must never be seen outside."""
     for key in (*_each(file.proxy.auth.tokens), *(key for row in file.clients.values() for key in written(row))):

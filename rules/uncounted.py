@@ -5,6 +5,7 @@ remember more after a restart than the ledger keeps.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from rules.limits import limits_in
 from rules.prices import UNPAID, is_for
@@ -15,14 +16,35 @@ _SHORT = 3600.0
 """Seconds."""
 
 
-def uncounted(file: RulesFile) -> tuple[str, ...]:
+MOST_NAMED = 4
+
+
+class Uncounted(NamedTuple):
+    """A target for which limits in USD do not hold."""
+
+    name: str
+    priced: tuple[str, ...] = ()
+    """The models that `far/{model}` may mean as well and that have a price, or patterns of them."""
+
+    @property
+    def lacks(self) -> str:
+        """What of it, for people, after its name."""
+        if not self.priced:
+            return "has no price, so no limit in USD holds for it"
+        more = f" and {len(self.priced) - MOST_NAMED} more" if len(self.priced) > MOST_NAMED else ""
+        others = ", ".join(self.priced[:MOST_NAMED]) + more
+        return f"has no price for models other than {others}, so no limit in USD holds for those"
+
+
+def uncounted(file: RulesFile) -> tuple[Uncounted, ...]:
     """The targets of a file that cost money, have no price, and may be asked though there is a limit in USD.
 
     `far/{model}` is one of them unless a pattern has a price for every name there.
     """
     if not any(limit.kind == "usd" for limit in limits_in(file)):
         return ()
-    return tuple(dict.fromkeys(target for target in _targets(file) if _costs(file, target)))
+    found = dict.fromkeys(target for target in _targets(file) if _costs(file, target))
+    return tuple(Uncounted(target, _priced_of(file, target)) for target in found)
 
 
 def forgotten(file: RulesFile) -> tuple[str, ...]:
@@ -35,6 +57,14 @@ def forgotten(file: RulesFile) -> tuple[str, ...]:
     kept = file.ledger.keep if file.ledger is not None else 0.0
     longer = (limit.written for limit in limits_in(file) if limit.seconds > max(kept, _SHORT))
     return tuple(dict.fromkeys(longer))
+
+
+def _priced_of(file: RulesFile, target: str) -> tuple[str, ...]:
+    before, placeholder, after = target.partition("{model}")
+    if not placeholder:
+        return ()
+    fit = (price.model for price in file.prices if price.model.startswith(before) and price.model.endswith(after))
+    return tuple(dict.fromkeys(fit))
 
 
 def _targets(file: RulesFile) -> Iterator[str]:

@@ -43,7 +43,7 @@ type Command = Callable[..., Done]
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """The command in this process, in a folder of its own: a process for each would take seconds."""
-    for name in ("HOST", "PORT", "API_KEYS", "LOG_LEVEL", "LOG_FORMAT", "DEBUG"):
+    for name in ("HOST", "PORT", "API_KEYS", "LOG_LEVEL", "LOG_FORMAT", "DEBUG", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -102,7 +102,7 @@ def test_try_needs_no_key_of_a_client_where_the_file_has_digests_alone(tmp_path:
 def test_a_client_without_a_key_is_told_of_by_check_and_when_the_gateway_starts(
     tmp_path: Path, command: Command
 ) -> None:
-    text = f"clients: {{notebook: {{key: '${{NOTEBOOK:-}}'}}, phone: {{key: a}}}}\n{SANDBOX}"
+    text = f"clients: {{notebook: {{key: '${{NOTEBOOK:-}}'}}, phone: {{key: a-key-0123}}}}\n{SANDBOX}"
     (tmp_path / "rules.yaml").write_text(text)
     done = command("check")
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,6 +116,65 @@ def test_a_client_without_a_key_is_told_of_by_check_and_when_the_gateway_starts(
             time.sleep(0.01)
         assert "no keys are set" not in gateway.log
         assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 401
+
+
+LEDGER = "A start would warn: the ledger cannot be written: "
+COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT must begin with http:// or https://, as http://collector:4318."
+REMARKS: dict[str, tuple[str, dict[str, str], list[str]]] = {
+    "a folder that is not there": (
+        "ledger: {url: 'sqlite:///none/ledger.sqlite'}", {},
+        [LEDGER + "the folder HERE/none does not exist; make it, or name another file in `ledger: {url: ...}`."],
+    ),
+    "a ledger that is the rules file": (
+        "ledger: {url: 'sqlite:///rules.yaml'}", {},
+        [LEDGER + "HERE/rules.yaml is not a SQLite file; take it away, or name another one in `ledger: {url: ...}`."],
+    ),
+    "a ledger that can be made": ("ledger: {}", {}, []),
+    "a ledger that is elsewhere": ("ledger: {url: 'postgresql://me@127.0.0.1:9/none'}", {}, []),
+    "a truth that is none": (
+        "", {"DEBUG": "maybe"}, ["A start would warn: DEBUG is neither yes nor no, and counts as no: write 1 or 0."],
+    ),
+    "a collector without a scheme": (
+        "", {"OTEL_EXPORTER_OTLP_ENDPOINT": "me:secret@collector:4318"},
+        [f"A start would warn: traces: none can be sent, for {COLLECTOR}"],
+    ),
+    "a collector that is not asked": (
+        "", {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_SDK_DISABLED": "true"}, [],
+    ),
+    "a key twice": (
+        "proxy: {auth: {tokens: ['${API_KEYS}']}}", {"API_KEYS": "a-key-012345,another-0123,a-key-012345"},
+        ["Proxy.auth.tokens has the same key twice: leave one of them out."],
+    ),
+    "short keys": (
+        "proxy: {auth: {tokens: ['1234567']}}\nclients: {ci: {keys: [abc, abcd]}, good: {key: '12345678'}}", {},
+        [
+            f"A key of {whose} has fewer than 8 characters, which is soon guessed: `unigate keys new` makes one that "
+            "nobody guesses." for whose in ("proxy.auth.tokens", "client ci")
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REMARKS)
+def test_check_tells_what_is_hardly_meant_and_makes_nothing(case: str, tmp_path: Path, command: Command) -> None:
+    text, variables, remarks = REMARKS[case]
+    (tmp_path / "rules.yaml").write_text(f"{text}\n{SANDBOX}")
+    done = command("check", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [remark.replace("HERE", str(tmp_path)) for remark in remarks]
+    assert [file.name for file in tmp_path.iterdir()] == ["rules.yaml"]
+
+
+def test_what_check_tells_of_a_start_the_start_tells_too(tmp_path: Path) -> None:
+    text = f"ledger: {{url: 'sqlite:///none/ledger.sqlite'}}\n{SANDBOX}"
+    more = {"DEBUG": "maybe", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}
+    said = (COLLECTOR[:-1], "DEBUG is neither yes nor no", f"wait: the folder {tmp_path}/none does not exist; make it")
+    with GatewayProcess(text, tmp_path, environment=more) as gateway:
+        assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 200
+        end = time.monotonic() + 5
+        while not all(words in gateway.log for words in said):
+            assert time.monotonic() < end, gateway.log
+            time.sleep(0.01)
 
 
 def test_check_tells_what_a_budget_does_not_do(tmp_path: Path, command: Command) -> None:

@@ -77,7 +77,7 @@ def test_a_folder_that_is_not_there_yet(tmp_path: Path, log: StringIO) -> None:
         folder.mkdir()
         until(lambda: ledger.written == 1, "it is written")
         until(lambda: not ledger.away, "it is known")
-    assert f"unable to open database file ({folder / 'ledger.sqlite'})" in warnings(log)[0]
+    assert f"calls wait: the folder {folder} does not exist; make it, or" in warnings(log)[0]
     assert len(warnings(log)) == 2
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, log: StringIO) -> None:
     with running(sqlite_url(tmp_path)) as ledger:
         ledger.put(account())
         until(lambda: bool(warnings(log)), "it is said")
-        assert "file is not a database" in warnings(log)[0]
+        assert "is not a SQLite file; take it away" in warnings(log)[0]
         assert str(file) in warnings(log)[0]
         assert file.read_text() == "a shopping list\n" * 100
         file.unlink()
@@ -231,7 +231,7 @@ def test_the_end_gives_up_after_a_few_seconds_and_says_what_is_lost(
         begun = time.monotonic()
         asyncio.run(ledger.stop())
         assert time.monotonic() - begun < 2
-    assert warnings(log)[1].startswith("the ledger lost the last 7 call(s): unable to open database file")
+    assert warnings(log)[1].startswith("the ledger lost the last 7 call(s): the folder ")
     until(lambda: not ledger._thread.is_alive(), "its thread ends")
 
 

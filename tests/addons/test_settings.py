@@ -45,6 +45,8 @@ def test_without_a_path_the_file_in_the_folder_is_read_and_else_the_shipped_one(
 
 @pytest.mark.parametrize(("environment", "log"), [
     ({}, LogSettings("INFO", "")), ({"DEBUG": "true"}, LogSettings("DEBUG", "")), ({"DEBUG": "0"}, LogSettings("INFO", "")),
+    ({"DEBUG": " No "}, LogSettings("INFO", "")), ({"DEBUG": "maybe", "LOG_LEVEL": "ERROR"}, LogSettings("ERROR", "")),
+    ({"DEBUG": "maybe"}, LogSettings("INFO", "", ("DEBUG is neither yes nor no, and counts as no: write 1 or 0",))),
     ({"DEBUG": "1", "LOG_LEVEL": "ERROR"}, LogSettings("ERROR", "")), ({"LOG_FORMAT": "JSON"}, LogSettings("INFO", "json")),
 ])  # fmt: skip
 def test_the_log_is_set_by_its_names(environment: dict[str, str], log: LogSettings, tmp_path: Path) -> None:

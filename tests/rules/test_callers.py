@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.access import Client, Denied, digest_of
-from rules.callers import idle, required
+from rules.callers import guessable, idle, repeated, required
 from rules.load import RulesError, load_rules
 from rules.reader import filled_in
 from rules.snapshot import Rules
@@ -78,6 +78,20 @@ def test_a_client_whose_variable_is_not_set_is_nobody_for_now() -> None:
     assert idle(rules.file) == ("one", "two")
     assert isinstance(rules.keys.identify("", NOON), Denied)
     assert isinstance(rules.keys.identify(",", NOON), Denied)
+
+
+@pytest.mark.parametrize(("text", "short", "twice"), [
+    ("proxy: {auth: {tokens: ['${NONE:-}']}}", (), ()),
+    ("proxy: {auth: {tokens: ['12345678, 12345678']}}", (), ("proxy.auth.tokens",)),
+    ("proxy: {auth: {tokens: ['1234567']}}", ("proxy.auth.tokens",), ()),
+    ("clients: {n: {key: abc, keys: ['12345678']}, m: {key: '1234567', keys: ['1234567 ']}}", ("client n", "client m"), ("client m",)),
+    (f"clients: {{n: {{key: 'sha256:{digest_of('abc').hex()}', keys: ['sha256:{digest_of('abc').hex().upper()}']}}}}", (), ("client n",)),
+])  # fmt: skip
+def test_keys_that_are_soon_guessed_or_stand_there_twice_are_known(
+    text: str, short: tuple[str, ...], twice: tuple[str, ...]
+) -> None:
+    file = load(text).file
+    assert (guessable(file), repeated(file)) == (short, twice)
 
 
 @pytest.mark.parametrize(("models", "named", "may"), [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rules.load import load_rules
-from rules.uncounted import forgotten, uncounted
+from rules.uncounted import Uncounted, forgotten, uncounted
 
 FILE = """
 providers:
@@ -36,7 +36,16 @@ limits: {limits}
 )
 def test_what_costs_money_and_has_no_price_is_told_where_there_is_a_budget(limits: str, clients: str) -> None:
     rules = load_rules(FILE.format(limits=limits, clients=clients), {}, profiles=())
-    assert uncounted(rules.file) == ("far/b", "far/{model}")
+    assert uncounted(rules.file) == (Uncounted("far/b"), Uncounted("far/{model}", ("far/a",)))
+
+
+@pytest.mark.parametrize(("priced", "words"), [
+    ((), "has no price, so no limit in USD holds for it"),
+    (("far/a",), "has no price for models other than far/a, so no limit in USD holds for those"),
+    (("a", "b", "c", "d", "e", "f"), "has no price for models other than a, b, c, d and 2 more, so no limit"),
+])  # fmt: skip
+def test_it_is_told_which_models_of_a_provider_have_a_price(priced: tuple[str, ...], words: str) -> None:
+    assert Uncounted("far/{model}", priced).lacks.startswith(words)
 
 
 @pytest.mark.parametrize("limits", ["{}", "{overall: [1/day, 5 tokens/day, 2 parallel]}"])
