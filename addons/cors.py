@@ -20,6 +20,7 @@ from mitmproxy.http import HTTPFlow
 from addons.exchange import Exchange, header_value
 from addons.local import Endpoint
 from addons.state import State
+from rules.limits import BUDGET_LEFT, BUDGET_LIMIT
 from wire.errors import Forbidden
 
 REMEMBERED = 600
@@ -36,6 +37,8 @@ EXPOSED = ", ".join(
         *("x-request-id", "retry-after", "x-should-retry", "openai-processing-ms"),
         *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
         *(f"x-gateway-{what}" for what in ("rule", "target", "skipped", "dropped")),
+        BUDGET_LIMIT,
+        BUDGET_LEFT,
     )
 )
 """The headers of an answer that a page may read beyond the few that every page may."""

@@ -30,6 +30,8 @@ class Spent(NamedTuple):
     """One for each charge. Not admitted: `used` is what it was, and those with a `wait` are why."""
     slots: tuple[int, ...] = ()
     """Where each charge was counted, if it was admitted; 0 of a limit on calls at once."""
+    taken: tuple[int, ...] = ()
+    """How much each charge took, if it was admitted (quota.share): less than its amount where that is guessed."""
 
 
 class Known(NamedTuple):
@@ -45,13 +47,15 @@ class Store(Protocol):
     """Raises StoreAway."""
 
     async def spend(self, charges: Sequence[Charge], lease: str) -> Spent:
-        """Counts all charges, or none where one does not fit. What takes nothing always fits (quota.fits). A limit on
-        calls at once gives the lease a place.
+        """Counts all charges, or none where one does not fit; how much each takes: quota.share. What takes nothing
+        always fits. A limit on calls at once gives the lease a place; of one on tokens or money the store remembers
+        what is set aside until the call is settled.
         """
         ...
 
     async def settle(self, charges: Sequence[Charge], slots: Sequence[int], used: Sequence[int], lease: str) -> None:
-        """Replaces what was charged by what was used, and frees the places that the lease holds.
+        """Replaces what was charged by what was used, and frees what the lease holds. The charges' amounts are those
+        that they took (Spent.taken).
 
         Less than was charged is taken out of the slot it was counted in; more is counted now, for now it was used.
         """

@@ -1,8 +1,9 @@
 """The scripts that a Redis server runs for counters_redis.py: each is one step, in which nobody else counts.
 
-They count as rules/quota.Window does. A limit is a hash of slots; calls at once are a sorted set of leases, each with
-the moment at which it ends. The time is the server's own, so that the clocks of gateways need not agree; a test may
-give another one, as ARGV[1].
+They count as rules/quota.Window and quota.share do. A limit is a hash of slots; calls at once are a sorted set of
+leases, each with the moment at which it ends. So are the calls under way of a limit on tokens or money, in a set beside
+it, as `taken lease`: those of a gateway that was killed keep nobody waiting for longer than a lease. The time is the
+server's own, so that the clocks of gateways need not agree; a test may give another one, as ARGV[1].
 
 KEYS[1] is what the server knows of itself: `since`, the moment from which on it has counted everything. It never
 expires, so it is there as long as the counts are; where it is missing, all was forgotten, and counting begins anew.
@@ -67,15 +68,31 @@ SPEND = (
     + _SINCE
     + _WINDOW
     + """
--- ARGV: now, 1 to count or 0 to look, lease, its seconds; for each further key: a slot's seconds (0: leases), limit,
--- amount.
--- Returns, as one text, which is quicker to read than a list: 1 if all fit, now, since, and for each key: used, its
--- last slot (-1: none), the slot whose end makes room (-1: there is room, -2: there never is), where it was counted.
+-- What calls that are under way took.
+local function set_aside(key)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
+  local total = 0
+  for _, call in ipairs(redis.call('ZRANGE', key, 0, -1)) do total = total + tonumber(string.match(call, '^%d+')) end
+  return total
+end
+
+local function hold(key, call, lives)
+  redis.call('ZADD', key, string.format('%.6f', now + lives), call)
+  redis.call('PEXPIRE', key, string.format('%.0f', lives * 1000 + 1000))
+end
+
+-- KEYS: since, the limits, the sets of calls under way.
+-- ARGV: now, 1 to count or 0 to look, lease, its seconds; for each limit: a slot's seconds (0: leases), limit, amount,
+-- what of it is only guessed, which of KEYS has its calls under way (0: none).
+-- Returns, as one text, which is quicker to read than a list: 1 if all fit, now, since, and for each limit: used, its
+-- last slot (-1: none), the slot whose end makes room (-1: there is room, -2: there never is, -3: when calls end),
+-- where it was counted, what it took, what is set aside where it does not fit.
 local take, lease, lives = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
-local found, all_fit = {}, 1
-for i = 2, #KEYS do
-  local key, at = KEYS[i], 3 * i - 1
+local found, all_fit, count = {}, 1, (#ARGV - 4) / 5
+for i = 1, count do
+  local key, at = KEYS[i + 1], 5 * i
   local width, limit, amount = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local guess, under_way = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   local used, last, slots
   if width == 0 then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
@@ -83,36 +100,42 @@ for i = 2, #KEYS do
   else
     used, last, slots = window(key, width)
   end
-  local frees = -1
-  if amount > limit then
-    frees = -2
-  elseif amount > 0 then
-    local left = used
-    for _, slot in ipairs(slots) do
-      if left + amount <= limit then break end
-      left, frees = left - slot[2], slot[1]
+  local frees, aside, least = -1, 0, amount - guess
+  if amount > 0 and used + amount > limit then
+    if under_way > 0 then aside = set_aside(KEYS[under_way]) end
+    if least > limit then
+      frees = -2
+    elseif guess > 0 and aside == 0 and used + least <= limit then
+      amount = limit - used
+    elseif width == 0 or (aside > 0 and used - aside + least <= limit) then
+      frees = -3
+    else
+      local left = used
+      for _, slot in ipairs(slots) do
+        if left + least <= limit then break end
+        left, frees = left - slot[2], slot[1]
+      end
     end
-    if width == 0 and used + amount > limit then frees = 0 end
   end
-  if frees ~= -1 then all_fit = 0 end
-  found[i] = {used, last, frees, width, amount}
+  if frees ~= -1 then all_fit = 0 else aside = 0 end
+  found[i] = {used, last, frees, width, amount, under_way, aside}
 end
 local answer = {tostring(all_fit), string.format('%.17g', now), since}
-for i = 2, #KEYS do
-  local key = KEYS[i]
-  local used, last, frees, width, amount = unpack(found[i])
+for i = 1, count do
+  local key = KEYS[i + 1]
+  local used, last, frees, width, amount, under_way, aside = unpack(found[i])
   local slot = 0
   if take and all_fit == 1 then
     if width == 0 then
-      redis.call('ZADD', key, string.format('%.6f', now + lives), lease)
-      redis.call('PEXPIRE', key, string.format('%.0f', lives * 1000 + 1000))
+      hold(key, lease, lives)
     else
       slot = add(key, width, last, amount)
       last = slot
+      if under_way > 0 then hold(KEYS[under_way], string.format('%.0f ', amount) .. lease, lives) end
     end
     used = used + amount
   end
-  answer[#answer + 1] = string.format('%.0f %.0f %.0f %.0f', used, last, frees, slot)
+  answer[#answer + 1] = string.format('%.0f %.0f %.0f %.0f %.0f %.0f', used, last, frees, slot, amount, aside)
 end
 return table.concat(answer, ' ')
 """
@@ -122,12 +145,16 @@ SETTLE = (
     _CLOCK
     + _WINDOW
     + """
--- ARGV: now, lease, since when it was counted (empty: as now); for each further key: a slot's seconds (0: leases), the
--- slot it was counted in, charged, used. What was counted before all was forgotten is in no slot any more.
+-- KEYS: since, the limits, the sets of calls under way.
+-- ARGV: now, lease, since when it was counted (empty: as now); for each limit: a slot's seconds (0: leases), the slot
+-- it was counted in, what it took, used, which of KEYS has its calls under way (0: none). What was counted before all
+-- was forgotten is in no slot any more.
 local lease, counted = ARGV[2], ARGV[3] == '' or ARGV[3] == redis.call('HGET', KEYS[1], 'since')
-for i = 2, #KEYS do
-  local key, at = KEYS[i], 4 * i - 4
+for i = 1, (#ARGV - 3) / 5 do
+  local key, at = KEYS[i + 1], 5 * i - 1
   local width, charged, used = tonumber(ARGV[at]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local under_way = tonumber(ARGV[at + 4])
+  if under_way > 0 then redis.call('ZREM', KEYS[under_way], ARGV[at + 2] .. ' ' .. lease) end
   if width == 0 then
     redis.call('ZREM', key, lease)
   elseif not counted then

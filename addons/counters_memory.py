@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from limits.aio.storage import MemoryStorage
 
 from addons.counters import Spent
-from rules.quota import A_PLACE, Charge, Standing, Window, fits, standing
+from rules.quota import A_PLACE, Charge, Standing, Window, fits, share, standing
 
 _FEW = 64
 """Windows that are not worth looking through for empty ones."""
@@ -28,6 +28,8 @@ class Counts:
         self._windows: dict[str, Window] = {}
         self._places: dict[str, set[str]] = {}
         """Of limits on calls at once: the leases."""
+        self._aside: dict[str, int] = {}
+        """Of limits on tokens and money: what calls that are under way took."""
         self._many = _FEW
 
     def __len__(self) -> int:
@@ -40,6 +42,7 @@ class Counts:
         if len(self._windows) >= self._many:
             self._sweep(now)
         windows: list[Window | None] = []
+        taken: list[int] = []
         for charge in charges:
             if charge.limit.seconds:
                 window = self._windows.get(charge.key) or self._window(charge)
@@ -48,26 +51,32 @@ class Counts:
             else:
                 windows.append(None)
                 used = self._taken(charge)
-            if not fits(charge, used):
+            takes = share(charge, used, self._aside.get(charge.key, 0))
+            if takes is None:
                 return Spent(False, self.look(charges))
+            taken.append(takes)
         standings: list[Standing] = []
         slots: list[int] = []
-        for charge, counted in zip(charges, windows, strict=True):
+        for charge, counted, takes in zip(charges, windows, taken, strict=True):
             if counted is None:
                 places = self._places.setdefault(charge.key, set())
                 places.add(lease)
                 standings.append(Standing(len(places), 0.0, 0.0))
                 slots.append(0)
             else:
-                slot = counted.add(charge.amount, now)
+                slot = counted.add(takes, now)
+                if charge.sets_aside:
+                    self._aside[charge.key] = self._aside.get(charge.key, 0) + takes
                 standings.append(Standing(counted.total, 0.0, counted.gone_at(slot) - now if counted.total else 0.0))
                 slots.append(slot)
-        return Spent(True, tuple(standings), tuple(slots))
+        return Spent(True, tuple(standings), tuple(slots), tuple(taken))
 
     def settle(self, charges: Sequence[Charge], slots: Sequence[int], used: Sequence[int], lease: str) -> None:
         """As Store.settle."""
         now = self.clock()
         for charge, slot, really in zip(charges, slots, used, strict=True):
+            if charge.sets_aside:
+                self._free(charge)
             if charge.limit.seconds == 0:
                 places = self._places.get(charge.key, set())
                 places.discard(lease)
@@ -84,7 +93,12 @@ class Counts:
         """As Store.look."""
         now = self.clock()
         return tuple(
-            standing(charge, self._windows.get(charge.key) or Window(charge.limit.seconds), now)
+            standing(
+                charge,
+                self._windows.get(charge.key) or Window(charge.limit.seconds),
+                now,
+                self._aside.get(charge.key, 0),
+            )
             if charge.limit.seconds
             else self._standing(charge)
             for charge in charges
@@ -101,6 +115,13 @@ class Counts:
         window = self._window(charge)
         for slot, amount in slots.items():
             window.recall(amount, slot)
+
+    def _free(self, charge: Charge) -> None:
+        left = self._aside.get(charge.key, 0) - charge.amount
+        if left > 0:
+            self._aside[charge.key] = left
+        else:
+            self._aside.pop(charge.key, None)
 
     def _taken(self, charge: Charge) -> int:
         return len(self._places.get(charge.key, ()))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -36,7 +36,7 @@ _LOOKS = 5
 _AT_ONCE = 64
 """Questions in one go: the server does nothing else meanwhile."""
 _LEASES_AT_ONCE = 500
-_WAITS = {-1: 0.0, -2: math.inf}
+_WAITS = {-1: 0.0, -2: math.inf, -3: A_PLACE}
 """Where the script names no slot whose end makes room."""
 
 
@@ -75,8 +75,8 @@ _SPEND, _SETTLE, _RENEW, _RECALL = _SCRIPTS = (_script(SPEND), _script(SETTLE), 
 class _Open(NamedTuple):
     """A call that was admitted and is not settled."""
 
-    places: tuple[str, ...]
-    """Keys of limits on calls at once."""
+    leases: tuple[tuple[str, str], ...]
+    """(key of a set, what stands in it) of each lease that it holds."""
     since: str
     """What the server said of itself (Known.since): what it has counted before that it has forgotten."""
 
@@ -119,8 +119,8 @@ class RedisStore(RedisStorage):
     async def spend(self, charges: Sequence[Charge], lease: str) -> Spent:
         spent, since = await self._count(charges, lease, take=True)
         if spent.admitted:
-            held = tuple(self._key(charge) for charge in charges if charge.limit.kind == "parallel")
-            self._open[lease] = _Open(held, since)
+            rows = zip(charges, spent.taken, strict=True)
+            self._open[lease] = _Open(tuple(self._leases_of(rows, lease)), since)
         return spent
 
     async def look(self, charges: Sequence[Charge]) -> tuple[Standing, ...]:
@@ -128,22 +128,25 @@ class RedisStore(RedisStorage):
 
     async def settle(self, charges: Sequence[Charge], slots: Sequence[int], used: Sequence[int], lease: str) -> None:
         call = self._open.pop(lease, None)
-        keys = [self._about_itself]
         arguments: list[str | int | float] = [self._now(), lease, call.since if call is not None else ""]
-        for charge, slot, really in zip(charges, slots, used, strict=True):
-            if charge.limit.kind == "parallel" or really != charge.amount:
-                keys.append(self._key(charge))
-                arguments += (_width(charge), slot, charge.amount, really)
-        if len(keys) > 1:
-            await self._ask(_SETTLE, tuple(keys), tuple(arguments))
+        told = [
+            row
+            for row in zip(charges, slots, used, strict=True)
+            if row[0].limit.kind == "parallel" or row[0].sets_aside or row[2] != row[0].amount
+        ]
+        keys, places = self._keys([charge for charge, _, _ in told])
+        for (charge, slot, really), place in zip(told, places, strict=True):
+            arguments += (_width(charge), slot, charge.amount, really, place)
+        if told:
+            await self._ask(_SETTLE, keys, tuple(arguments))
 
     def release(self, lease: str) -> None:
-        """Its places are not renewed any more; at the server they are held until it is settled, or for a LEASE."""
+        """Its leases are not renewed any more; at the server they are held until it is settled, or for a LEASE."""
         self._open.pop(lease, None)
 
     async def renew(self) -> Known:
-        """Holds the places of calls under way for another LEASE; also shows whether the server is there and counts."""
-        held = [(key, lease) for lease, call in self._open.items() for key in call.places]
+        """Holds the leases of calls under way for another LEASE; also shows whether the server is there and counts."""
+        held = list(chain.from_iterable(call.leases for call in self._open.values()))
         known = b""
         for chunk in _chunks(held, _LEASES_AT_ONCE) if held else [held]:
             keys, leases = tuple(key for key, _ in chunk), (lease for _, lease in chunk)
@@ -171,17 +174,42 @@ class RedisStore(RedisStorage):
     async def _count(self, charges: Sequence[Charge], lease: str, *, take: bool) -> tuple[Spent, str]:
         """With what the server says of itself (Known.since)."""
         arguments: list[str | int | float] = [self._now(), int(take), lease, LEASE]
-        for charge in charges:
-            arguments += (_width(charge), charge.limit.amount, charge.amount)
-        reply = await self._ask(_SPEND, (self._about_itself, *map(self._key, charges)), tuple(arguments))
+        keys, places = self._keys(charges)
+        for charge, place in zip(charges, places, strict=True):
+            arguments += (_width(charge), charge.limit.amount, charge.amount, charge.guess, place)
+        reply = await self._ask(_SPEND, keys, tuple(arguments))
         fit, at, since, *numbers = reply.split()
         admitted, now = fit == b"1", float(at)
-        rows = list(_chunks([int(number) for number in numbers], 4))
+        rows = [_Row(*row) for row in _chunks([int(number) for number in numbers], len(_Row._fields))]
         standings = tuple(_standing(charge, now, row) for charge, row in zip(charges, rows, strict=True))
-        return Spent(admitted, standings, tuple(row[3] for row in rows) if admitted else ()), since.decode()
+        if not admitted:
+            return Spent(False, standings), since.decode()
+        return Spent(True, standings, tuple(row.slot for row in rows), tuple(row.took for row in rows)), since.decode()
 
     def _key(self, charge: Charge) -> str:
         return self.bridge.prefixed_key(charge.key)
+
+    def _aside(self, charge: Charge) -> str:
+        """The set of a limit's calls under way."""
+        return self.bridge.prefixed_key(f"aside/{charge.key}")
+
+    def _keys(self, charges: Sequence[Charge]) -> tuple[tuple[str, ...], list[int]]:
+        """The keys of a script that counts, and of each charge which of them (from 1 on) has the calls under way."""
+        keys = [self._about_itself, *map(self._key, charges)]
+        places: list[int] = []
+        for charge in charges:
+            if charge.sets_aside:
+                keys.append(self._aside(charge))
+            places.append(len(keys) if charge.sets_aside else 0)
+        return tuple(keys), places
+
+    def _leases_of(self, rows: Iterable[tuple[Charge, int]], lease: str) -> Iterator[tuple[str, str]]:
+        """Of charges, and what each took."""
+        for charge, took in rows:
+            if charge.limit.kind == "parallel":
+                yield self._key(charge), lease
+            elif charge.sets_aside:
+                yield self._aside(charge), f"{took} {lease}"
 
     def _now(self) -> str | float:
         return "" if self.now is None else self.now
@@ -219,8 +247,9 @@ class RedisStore(RedisStorage):
         if fit != b"1":
             return
         arguments = [self._now(), question.arguments[2], since.decode()]
-        for charge, row in zip(_chunks(question.arguments[4:], 3), _chunks(numbers, 4), strict=True):
-            arguments += (charge[0], int(row[3]), charge[2], 0)
+        rows = (_Row(*map(int, row)) for row in _chunks(numbers, len(_Row._fields)))
+        for (width, _, _, _, place), row in zip(_chunks(question.arguments[4:], 5), rows, strict=True):
+            arguments += (width, row.slot, row.took, 0, place)
         nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         nobody.cancel()
         self._waiting.append(_Question(_SETTLE, question.keys, tuple(arguments), nobody))
@@ -246,22 +275,32 @@ class RedisStore(RedisStorage):
         return replies
 
 
+class _Row(NamedTuple):
+    """What the script says of one limit."""
+
+    used: int
+    last: int
+    frees: int
+    slot: int
+    took: int
+    aside: int
+
+
 def _width(charge: Charge) -> float:
     """Seconds of one slot; 0 for calls at once."""
     return charge.limit.seconds / SLOTS
 
 
-def _standing(charge: Charge, now: float, row: Sequence[int]) -> Standing:
-    used, last, frees, _ = row
+def _standing(charge: Charge, now: float, row: _Row) -> Standing:
     width = _width(charge)
 
     def until_gone(slot: int) -> float:
         return max(0.0, (slot + SLOTS + 1) * width - now)
 
-    wait = _WAITS.get(frees)
+    wait = _WAITS.get(row.frees)
     if wait is None:
-        wait = until_gone(frees) if width else A_PLACE
-    return Standing(used, wait, until_gone(last) if used and last >= 0 else 0.0)
+        wait = until_gone(row.frees)
+    return Standing(row.used, wait, until_gone(row.last) if row.used and row.last >= 0 else 0.0, row.aside)
 
 
 def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 _LAST = 1.0
 """Seconds that the end waits for a store to be told of the last calls."""
-_GUESSED = frozenset({"tokens", "usd"})
-"""Kinds of limits of which it is known only afterwards how much a call takes."""
 _AT_A_STRETCH = 100
 """Limits that are restored before the calls have their turn."""
 _WORDS = {"open": "calls pass without limits", "closed": "calls are refused"}
@@ -62,8 +60,6 @@ class Limiter:
         or `unchecked`, `unavailable` while the store is away."""
         self.estimates = Estimates()
         """What calls to each target have used."""
-        self._aside: dict[str, int] = {}
-        """Of limits on tokens and money: what calls that are under way took."""
         self._telling: set[asyncio.Task[None]] = set()
         self._reminder: Reminder | None = None
         self.counts: Counts | None = None
@@ -139,22 +135,24 @@ class Limiter:
         self._conclude(exchange, charges, spent)
 
     def _conclude(self, exchange: Exchange, charges: tuple[Charge, ...], spent: Spent) -> None:
-        headers = limit_headers(charges, spent.standings)
         if not spent.admitted:
+            headers = limit_headers(charges, spent.standings)
             exchange.allowance = Allowance((), (), "", headers, settled=True)
             refused = refusal(charges, spent.standings)
             assert exchange.request is not None
             self.decided(refused.charge.limit.kind)
-            raise fault_of(refused, exchange.request.model, under_way=self._aside.get(refused.charge.key, 0))
+            raise fault_of(refused, exchange.request.model)
         self.decided("admitted")
-        exchange.allowance = Allowance(charges, spent.slots, exchange.request_id, headers)
-        used_up = False
-        for charge, standing in zip(charges, spent.standings, strict=True):
-            if charge.limit.kind in _GUESSED:
-                self._aside[charge.key] = self._aside.get(charge.key, 0) + charge.amount
-            if charge.limit.kind == "usd":
-                used_up = used_up or (not charge.amount and standing.used >= charge.limit.amount)
-        if used_up:
+        taken = tuple(
+            charge if charge.amount == took else charge._replace(amount=took, guess=0)
+            for charge, took in zip(charges, spent.taken, strict=True)
+        )
+        headers = limit_headers(taken, spent.standings, admitted=True)
+        exchange.allowance = Allowance(taken, spent.slots, exchange.request_id, headers)
+        if any(
+            charge.limit.kind == "usd" and not charge.amount and standing.used >= charge.limit.amount
+            for charge, standing in zip(taken, spent.standings, strict=True)
+        ):
             self._leave_out_paid(exchange)
         if exchange.ended:  # while the store was asked
             self.forget(exchange)
@@ -167,10 +165,14 @@ class Limiter:
         prompt, answer = expected.prompt * size.sent, expected.answer * size.answers
         now = self._wall()
         price = exchange.rules.book.at(target.name, now)
-        usd = 0
-        if price is not None and not price.at(now).free:  # however little it is, no used-up budget lets it pass
-            usd = max(1, cost(price, Tokens(prompt=prompt, completion=answer), now))
-        return Estimate(prompt + answer, expected.certain, usd)
+        if price is None or price.at(now).free:
+            return Estimate(prompt + answer, expected.certain, 0, 0)
+        # However little it is, no used-up budget lets it pass.
+        usd = max(1, cost(price, Tokens(prompt=prompt, completion=answer), now))
+        certain = min(
+            cost(price, Tokens(prompt=expected.certain, cached=cached), now) for cached in (0, expected.certain)
+        )
+        return Estimate(prompt + answer, expected.certain, usd, certain)
 
     def _leave_out_paid(self, exchange: Exchange) -> None:
         """A budget is used up, and the target that is asked first costs nothing: nor may any that is asked after it."""
@@ -205,9 +207,6 @@ class Limiter:
 
     def _return(self, allowance: Allowance, used: Sequence[int]) -> None:
         allowance.settled = True
-        for charge in allowance.charges:
-            if charge.limit.kind in _GUESSED:
-                self._aside[charge.key] -= charge.amount
         if self.counts is not None:
             self.counts.settle(allowance.charges, allowance.taken, used, allowance.lease)
         else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from rules.limits import Refusal, go_duration
-from rules.quota import NANOS, Limit
+from rules.limits import Refusal, dollars, spoken
+from rules.quota import Charge, Limit, Standing
 from wire.errors import Fault, LimitReached, NeverFits, QuotaUsedUp, TokensReached
 
 _SHORT = {1: ("second", "S"), 60: ("min", "M"), 3600: ("hour", "H"), 86400: ("day", "D")}
@@ -19,8 +19,8 @@ SOON = 1.0
 """Seconds to wait for calls under way, of which nobody knows when they end."""
 
 
-def fault_of(refusal: Refusal, model: str, *, under_way: int = 0) -> Fault:
-    """`model` as the caller named it; `under_way`: of what is used of it, what calls took that are not over."""
+def fault_of(refusal: Refusal, model: str) -> Fault:
+    """`model` as the caller named it."""
     charge, standing = refusal.charge, refusal.standing
     limit, wait = charge.limit, standing.wait
     where = f"for `{model[:200]}` {charge.scope}"
@@ -32,43 +32,58 @@ def fault_of(refusal: Refusal, model: str, *, under_way: int = 0) -> Fault:
                 retry_after=SOON,
             )
         case "usd":
-            return _budget(refusal, where, under_way)
+            return _budget(refusal, where)
         case "tokens" if math.isinf(wait):
             return NeverFits(
-                f"Request too large {where} on {_measure(limit)}: Limit {limit.amount}, Requested {charge.amount}. "
+                f"Request too large {where} on {_measure(limit)}: Limit {limit.amount}, Requested {charge.least}. "
                 "The prompt alone is larger than the limit; it must be shorter."
             )
-        case "tokens" if standing.used - under_way + charge.amount <= limit.amount:
+        case "tokens" if _may_come_back(refusal):
             return TokensReached(
-                f"Rate limit reached {where} on {_measure(limit)}: Limit {limit.amount}, Used "
-                f"{standing.used - under_way}, Requested {charge.amount}, and {under_way} are set aside for calls that "
-                "are under way. Please try again when one of them is over.",
+                f"Rate limit reached {where} on {_measure(limit)}: Limit {limit.amount}, Used {_spent(standing)}, "
+                f"Requested {charge.amount}, and {standing.aside} are set aside for calls that are under way. Please "
+                "try again when one of them is over.",
                 retry_after=SOON,
             )
         case _:
             kind = LimitReached if limit.kind == "requests" else TokensReached
             return kind(
                 f"Rate limit reached {where} on {_measure(limit)}: Limit {limit.amount}, Used {standing.used}, "
-                f"Requested {charge.amount}. Please try again in {go_duration(wait)}.",
+                f"Requested {charge.least}. Please try again in {spoken(wait)}.",
                 retry_after=wait,
             )
 
 
-def _budget(refusal: Refusal, where: str, under_way: int) -> Fault:
+def _may_come_back(refusal: Refusal) -> bool:
+    """Whether the call would fit if all that is set aside were free again."""
+    charge, standing = refusal.charge, refusal.standing
+    return standing.aside > 0 and _spent(standing) + charge.least <= charge.limit.amount
+
+
+def _spent(standing: Standing) -> int:
+    """What calls used that are over. What a long one set aside may be too old to be counted any more."""
+    return max(0, standing.used - standing.aside)
+
+
+def _budget(refusal: Refusal, where: str) -> Fault:
     charge, standing = refusal.charge, refusal.standing
     limit = charge.limit
-    if standing.used - under_way + charge.amount <= limit.amount:
+    if math.isinf(standing.wait):
+        costs = f"costs {_least_usd(charge)}, and the budget is {dollars(limit.amount)} USD {_per(limit)}"
+        return NeverFits(
+            f"Request too large {where} on money: the prompt alone "
+            f"{'costs more than the whole budget' if charge.shared else costs}; it must be shorter."
+        )
+    if _may_come_back(refusal):
         return LimitReached(
             f"Rate limit reached {where} on money: calls that are under way may use up what is left of the budget. "
             "Please try again when one of them is over.",
             retry_after=SOON,
         )
-    spent = (
-        f"{_usd(standing.used)} of {_usd(limit.amount)} USD {_per(limit)} are spent or set aside for calls under way"
-    )
-    said = "it is used up" if charge.shared else f"{spent}, and this one may cost {_usd(charge.amount)} USD"
+    spent = f"{dollars(_spent(standing))} of {dollars(limit.amount)} USD {_per(limit)} are spent"
+    said = "it is used up" if charge.shared else f"{spent}, and this one costs {_least_usd(charge)}"
     return QuotaUsedUp(
-        f"The budget {where} has no room for this call: {said}. There is room again in {go_duration(standing.wait)}.",
+        f"The budget {where} has no room for this call: {said}. There is room again in {spoken(standing.wait)}.",
         retry_after=standing.wait,
     )
 
@@ -94,7 +109,5 @@ def _per(limit: Limit) -> str:
     return f"per {limit.seconds:g} seconds"
 
 
-def _usd(nanos: int) -> str:
-    """Two decimals, or as many as there are."""
-    whole, decimals = f"{nanos // NANOS}", f"{nanos % NANOS:09}".rstrip("0")
-    return f"{whole}.{decimals:0<2}"
+def _least_usd(charge: Charge) -> str:
+    return f"at least {dollars(charge.least)} USD"

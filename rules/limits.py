@@ -11,7 +11,7 @@ from cachetools import LRUCache
 
 from rules.access import Client
 from rules.conditions import glob, model_name
-from rules.quota import Charge, Limit, Standing, fits, parse_limits
+from rules.quota import NANOS, Charge, Limit, Standing, fits, parse_limits
 from rules.schema import RulesFile
 from rules.terms import Quotas
 
@@ -29,7 +29,9 @@ class Estimate(NamedTuple):
     certain: int
     """That part of them which it takes in any case: the prompt's."""
     usd: int
-    """NANOS, at the target that is asked first."""
+    """NANOS, at the target that is asked first; 0 where that costs nothing."""
+    certain_usd: int
+    """That part of them: the prompt's and the request's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +102,17 @@ def charges_of(applying: Sequence[Charge], estimate: Callable[[], Estimate]) -> 
     known: Estimate | None = None
     charges: list[Charge] = []
     for one in applying:
-        key, limit, _, scope, shared = one
+        key, limit, _, scope, shared, _ = one
         if limit.kind == "requests" or limit.kind == "parallel":
             charges.append(one)
             continue
         if known is None:
             known = estimate()
-        if limit.kind == "usd":
-            amount = min(known.usd, limit.amount)
-        else:
-            # A guess at the answer's length must not keep a call out for ever; a prompt that is too long does.
-            amount = max(min(known.tokens, limit.amount), known.certain)
-        charges.append(Charge(key, limit, amount, scope, shared))
+        whole, certain = (known.usd, known.certain_usd) if limit.kind == "usd" else (known.tokens, known.certain)
+        least = max(1, certain) if whole else 0  # however little it is, it does not pass a limit that is used up
+        # A guess at the answer's length must not keep a call out for ever; a prompt that is too long does.
+        amount = max(min(whole, limit.amount), least)
+        charges.append(Charge(key, limit, amount, scope, shared, amount - least))
     return tuple(charges)
 
 
@@ -150,7 +151,7 @@ def refusal(charges: Sequence[Charge], standings: Sequence[Standing]) -> Refusal
     over = (
         Refusal(charge, standing)
         for charge, standing in zip(charges, standings, strict=True)
-        if not fits(charge, standing.used)
+        if not fits(charge, standing.used, standing.aside)
     )
     return max(over, key=lambda one: one.standing.wait)
 
@@ -160,6 +161,7 @@ class Allowance:
     """What a call has taken of its limits, to be settled when it is over."""
 
     charges: tuple[Charge, ...]
+    """With the amounts that they really took."""
     taken: tuple[int, ...]
     """The slot of its window that each charge was counted in (quota.Window)."""
     lease: str
@@ -169,18 +171,28 @@ class Allowance:
     settled: bool = False
 
 
-def limit_headers(charges: Sequence[Charge], standings: Sequence[Standing]) -> dict[str, str]:
-    """`x-ratelimit-*` of a call: of requests and of tokens, each of the limit that has the smallest part of it left."""
+def limit_headers(
+    charges: Sequence[Charge], standings: Sequence[Standing], *, admitted: bool = False
+) -> dict[str, str]:
+    """`x-ratelimit-*` of a call, of requests and of tokens, and `x-gateway-budget-*`, of money that is this client's
+    alone: each of the limit that has the smallest part of it left. What a call that was admitted may cost is not taken
+    off the money: that it has not spent yet.
+    """
     least: dict[str, tuple[float, int, int, float]] = {}
     for charge, standing in zip(charges, standings, strict=True):
         limit = charge.limit
-        if limit.kind in _HEADERS:
-            left = max(0, limit.amount - standing.used)
+        is_money = limit.kind == "usd"
+        if limit.kind in _HEADERS or (is_money and not charge.shared):
+            before = standing.used - charge.amount if is_money and admitted else standing.used
+            left = max(0, limit.amount - before)
             share = left / limit.amount
             if limit.kind not in least or share < least[limit.kind][0]:
                 least[limit.kind] = share, limit.amount, left, standing.reset
     said: dict[str, str] = {}
     for kind, (_, amount, left, reset) in least.items():
+        if kind == "usd":
+            said[BUDGET_LIMIT], said[BUDGET_LEFT] = dollars(amount), dollars(left)
+            continue
         of_limit, of_left, of_reset = _HEADERS[kind]
         said[of_limit], said[of_left], said[of_reset] = str(amount), str(left), go_duration(reset)
     return said
@@ -192,14 +204,32 @@ _HEADERS = {
 }
 
 
+BUDGET_LIMIT, BUDGET_LEFT = "x-gateway-budget-limit-usd", "x-gateway-budget-remaining-usd"
+
+
+def dollars(nanos: int) -> str:
+    """Two decimals, or as many as there are."""
+    whole, decimals = f"{nanos // NANOS}", f"{nanos % NANOS:09}".rstrip("0")
+    return f"{whole}.{decimals:0<2}"
+
+
 def go_duration(seconds: float) -> str:
-    """As Go writes durations, and so OpenAI's headers: `12ms`, `7.66s`, `6m0s`, `1h2m0.5s`. Never too short a time, but
-    for what is less than a microsecond."""
+    """As Go writes durations, and so OpenAI's headers: `12ms`, `7.66s`, `6m0s`, `1h2m1s`; from a minute on in whole
+    seconds. Never too short a time, but for what is less than a microsecond."""
     milliseconds = math.ceil(seconds * 1000 - 0.001)
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds > 0 else "0s"
-    minutes, rest = divmod(milliseconds, 60_000)
-    text = f"{rest // 1000}s" if rest % 1000 == 0 else f"{rest / 1000:.3f}".rstrip("0") + "s"
-    if minutes == 0:
-        return text
-    return f"{minutes}m{text}" if minutes < 60 else f"{minutes // 60}h{minutes % 60}m{text}"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    minutes, rest = divmod(-(-milliseconds // 1000), 60)
+    return f"{minutes}m{rest}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60}m{rest}s"
+
+
+def spoken(seconds: float) -> str:
+    """The same for people, in two units at the most: `7.66s`, `1m1s`, `6m`, `23h58m`, `24h`. From an hour on to the
+    nearest minute."""
+    if seconds < 3600 - 1:
+        text = go_duration(seconds)
+        return text.removesuffix("m0s") + "m" if text.endswith("m0s") else text
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}h{minutes}m" if minutes else f"{hours}h"

@@ -24,7 +24,7 @@ SLOTS: Final = 60
 MAX_AMOUNT: Final = 2**53 - 1
 """Of which all stores can count to the last one. In USD: nine million."""
 A_PLACE: Final = 1.0
-"""Seconds after which it is worth asking again for one of the calls at once: nobody knows when one of them ends."""
+"""Seconds after which it is worth asking again for what calls under way hold: nobody knows when one of them ends."""
 
 _WRITTEN = re.compile(
     r"(?P<amount>(?:\d{1,3}(?:[_,]\d{3})+|\d{1,19})(?:\.\d{1,9})?)\s*(?P<times>[kM]?)"
@@ -116,6 +116,19 @@ class Charge(NamedTuple):
     """For people: `in client notebook`, `for all clients together`."""
     shared: bool = False
     """Several clients count against it: what it says of money is none of this client's business."""
+    guess: int = 0
+    """That part of `amount` which it may well not use. It keeps room free from calls beside it, and turns nobody away
+    where nothing is set aside for others."""
+
+    @property
+    def least(self) -> int:
+        """What there must be room for in any case."""
+        return self.amount - self.guess
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether others have to know of it while its call is under way: more or less of it may really be used."""
+        return self.amount > 0 and (self.limit.kind == "tokens" or self.limit.kind == "usd")
 
 
 class Standing(NamedTuple):
@@ -124,9 +137,11 @@ class Standing(NamedTuple):
     used: int
     """After the charge, if it was admitted."""
     wait: float
-    """Seconds until the charge would fit; 0 where it did, `inf` where it never can."""
+    """Seconds until the charge would fit, if nothing is set aside then; 0 where it did, `inf` where it never can."""
     reset: float
     """Seconds until nothing of it is used any more."""
+    aside: int = 0
+    """Of what is used, what calls took that are under way; told only of a limit that the charge does not fit."""
 
 
 class Window:
@@ -200,19 +215,37 @@ class Window:
         return (slot + SLOTS + 1) * self._slot
 
 
-def standing(charge: Charge, window: Window, now: float) -> Standing:
-    """Where a limit stands before a charge is counted."""
+def standing(charge: Charge, window: Window, now: float, aside: int = 0) -> Standing:
+    """Where a limit stands before a charge is counted. `aside`: of what is used, what calls under way took."""
     used = window.used(now)
-    limit = charge.limit
-    if fits(charge, used):
-        wait = 0.0
-    elif charge.amount > limit.amount:
+    reset = window.empty_at(now) - now
+    if fits(charge, used, aside):
+        return Standing(used, 0.0, reset)
+    most = charge.limit.amount
+    if charge.least > most:
         wait = math.inf
+    elif aside and used - aside + charge.least <= most:
+        wait = A_PLACE
     else:
-        wait = window.fits_at(limit.amount - charge.amount, now) - now
-    return Standing(used, wait, window.empty_at(now) - now)
+        wait = window.fits_at(most - charge.least, now) - now
+    return Standing(used, wait, reset, aside)
 
 
-def fits(charge: Charge, used: int) -> bool:
+def share(charge: Charge, used: int, aside: int = 0) -> int | None:
+    """How much a charge takes where so much is used already; None where it does not fit.
+
+    What is only guessed turns nobody away, but at most one call at a time goes beyond its guess: it takes all the room
+    that is left, so that the next one waits until it is known what it used. So a limit is passed by no more than what
+    calls use beyond what they took.
+    """
+    if charge.amount == 0:
+        return 0
+    room = charge.limit.amount - used
+    if charge.amount <= room:
+        return charge.amount
+    return room if charge.guess and not aside and charge.least <= room else None
+
+
+def fits(charge: Charge, used: int, aside: int = 0) -> bool:
     """Whether a charge may be counted where so much is used already."""
-    return charge.amount == 0 or used + charge.amount <= charge.limit.amount
+    return share(charge, used, aside) is not None

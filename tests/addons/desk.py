@@ -40,11 +40,13 @@ providers:
   far: {{dialect: openai, urls: [http://127.0.0.1:9], key: sk-far}}
 rules:
   - {{name: paid, when: {{model: paid}}, use: [far/paid]}}
+  - {{name: cached, when: {{model: cached}}, use: [far/cached]}}
   - {{name: both, when: {{model: both}}, use: [ollama/m, far/paid, far/unpriced]}}
   - {{name: hourly, when: {{model: hourly}}, use: [ollama/hourly, ollama/m]}}
   - {{name: all, use: ["ollama/{{model}}"]}}
 prices:
   - {{model: far/paid, from: 1970-01-01, input: 1, output: 10}}
+  - {{model: far/cached, from: 1970-01-01, input: 1, cached_input: 0.1, output: 10}}
   - {{model: ollama/hourly, from: 1970-01-01, hour: 2}}
 clients: {clients}
 limits: {limits}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from limits.storage import storage_from_string
 
+from addons.counters import Spent
 from addons.counters_memory import Counts, MemoryStore
 from addons.counters_redis import RedisStore
 from addons.stores import STORES, open_store
@@ -98,6 +100,50 @@ def test_what_was_used_beyond_the_estimate_is_counted_when_it_is_known(counts: C
     clock.now = 61.0
     assert used(counts, tokens) == [1400]
     assert counts.spend((charge(TOKENS, 0),), "b").admitted
+
+
+def guessed(written: str, amount: int, least: int = 1) -> Charge:
+    return charge(written, amount)._replace(guess=amount - least)
+
+
+def test_one_call_at_a_time_goes_beyond_its_guess_and_takes_all_the_room(counts: Counts) -> None:
+    assert counts.spend((guessed(TOKENS, 700),), "a").taken == (700,)
+    beside = counts.spend((guessed(TOKENS, 700),), "b")
+    assert (beside.admitted, beside.standings) == (False, (Standing(700, A_PLACE, 60.5, 700),))
+    counts.settle((charge(TOKENS, 700),), (0,), (700,), "a")
+    assert counts.spend((charge(TOKENS, 0),), "free").admitted
+    after = counts.spend((guessed(TOKENS, 700),), "b")
+    assert (after.taken, after.standings) == ((300,), (Standing(1000, 0.0, 60.5),))
+    assert not counts.spend((guessed(TOKENS, 700),), "c").admitted
+    counts.settle((charge(TOKENS, 300),), (0,), (20,), "b")
+    assert counts.spend((guessed(TOKENS, 700),), "c").taken == (280,)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_calls_beside_each_other_at_most_one_took_less_than_its_guess(seed: int) -> None:
+    chance, clock = random.Random(seed), Clock()
+    counts = Counts(clock)
+    under_way: list[tuple[Charge, Spent, bool]] = []
+    really_used = beyond = 0
+    for number in range(300):
+        clock.now += chance.random() / 10
+        if under_way and chance.random() < 0.5:
+            took, spent, _ = under_way.pop(chance.randrange(len(under_way)))
+            really = chance.randrange(2 * took.amount)
+            counts.settle((took,), spent.slots, (really,), "x")
+            really_used, beyond = really_used + really, beyond + max(0, really - took.amount)
+        else:
+            most = chance.randint(1, 600)
+            one = guessed(TOKENS, most, chance.randint(1, most))
+            spent = counts.spend((one,), str(number))
+            if spent.admitted:
+                under_way.append((one._replace(amount=spent.taken[0], guess=0), spent, spent.taken[0] < most))
+        assert sum(less for _, _, less in under_way) <= 1
+        assert used(counts, charge(TOKENS)) == [really_used + sum(took.amount for took, _, _ in under_way)]
+        assert used(counts, charge(TOKENS))[0] <= 1000 + beyond
+    for took, spent, _ in under_way:
+        counts.settle((took,), spent.slots, (0,), "x")
+    assert counts.look((charge(TOKENS, 1000)._replace(guess=999),))[0].aside == 0
 
 
 def test_a_settlement_that_comes_when_all_is_forgotten_gives_nothing_back(counts: Counts, clock: Clock) -> None:

@@ -56,20 +56,24 @@ def run(server: RedisServer, work: Callable[[RedisStore], Awaitable[None]]) -> N
     asyncio.run(main())
 
 
-def charge(written: str, amount: int = 1, key: str = "") -> Charge:
-    return Charge(f"all/{key or written}", parse_limit(written), amount, "for all clients together")
+def charge(written: str, amount: int = 1, key: str = "", guess: int = 0) -> Charge:
+    return Charge(f"all/{key or written}", parse_limit(written), amount, "for all clients together", False, guess)
+
+
+def as_taken(charges: list[Charge], spent: Spent) -> list[Charge]:
+    return [one._replace(amount=took, guess=0) for one, took in zip(charges, spent.taken, strict=True)]
 
 
 def close_to(one: Spent, other: Spent) -> bool:
     """Equal, but for the last bits of times."""
 
     def plain(spent: Spent) -> list[float]:
-        return [number for at in spent.standings for number in (at.used, at.wait, at.reset)]
+        return [number for at in spent.standings for number in (at.used, at.wait, at.reset, at.aside)]
 
     alike = len(one.standings) == len(other.standings) and all(
         a == b or math.isclose(a, b, abs_tol=1e-6) for a, b in zip(plain(one), plain(other), strict=True)
     )
-    return one.admitted == other.admitted and one.slots == other.slots and alike
+    return alike and (one.admitted, one.slots, one.taken) == (other.admitted, other.slots, other.taken)
 
 
 # -- the law
@@ -96,13 +100,13 @@ def test_the_same_history_has_the_same_answers_in_redis_and_in_memory(server: Re
                 await store.settle(charges, spent.slots, used, lease)
                 continue
             written = chance.sample(LIMITS, chance.randint(1, len(LIMITS)))
-            charges = [charge(text, amount(text, chance)) for text in written]
+            charges = [guessed(text, chance) for text in written]
             lease = f"lease-{step}"
             expected, found = await memory.spend(charges, lease), await store.spend(charges, lease)
             assert close_to(found, expected), (step, written, found, expected)
             assert close_to(Spent(True, await store.look(charges)), Spent(True, await memory.look(charges)))
             if expected.admitted:
-                open_calls.append((charges, expected, lease))
+                open_calls.append((as_taken(charges, expected), expected, lease))
 
     run(server, both)
 
@@ -112,6 +116,11 @@ def amount(written: str, chance: random.Random) -> int:
     if limit.kind in ("requests", "parallel"):
         return 1
     return chance.choice((0, limit.amount // 50, limit.amount // 3, limit.amount, limit.amount + 1))
+
+
+def guessed(written: str, chance: random.Random) -> Charge:
+    one = charge(written, amount(written, chance))
+    return one._replace(guess=chance.randint(0, one.amount - 1)) if one.sets_aside and chance.random() < 0.7 else one
 
 
 # -- one step
@@ -230,10 +239,11 @@ def test_a_call_that_ends_after_all_was_forgotten_takes_nothing_from_others(serv
 
 
 def test_a_call_that_does_not_wait_for_the_answer_takes_nothing(server: RedisServer) -> None:
-    charges = [charge("5/minute"), charge("500 tokens/minute", 300), charge("2 parallel")]
+    charges = [charge("5/minute"), charge("500 tokens/minute", 300, guess=200), charge("2 parallel")]
 
     async def work(store: RedisStore) -> None:
-        await store.spend(charges, "first")
+        first = await store.spend(charges, "first")
+        await store.settle(as_taken(charges, first)[1:2], first.slots[1:2], [300], "first")
         for way in ("at once", "on its way"):
             asked = asyncio.create_task(store.spend(charges, way))
             await asyncio.sleep(0 if way == "at once" else 0.0001)
@@ -243,6 +253,58 @@ def test_a_call_that_does_not_wait_for_the_answer_takes_nothing(server: RedisSer
         await store.renew()
         assert [at.used for at in await store.look(charges)] == [1, 300, 1]
         assert not (await store.spend([charge("5/minute", 5)], "too many")).admitted
+
+    run(server, work)
+
+
+# -- what is set aside
+
+
+def test_what_is_set_aside_keeps_guesses_out_until_it_is_settled(server: RedisServer) -> None:
+    one = charge("500 tokens/minute", 400, guess=399)
+
+    async def work(store: RedisStore) -> None:
+        first = await store.spend([one], "a")
+        refused = await store.spend([one], "b")
+        assert (refused.admitted, refused.standings[0].wait, refused.standings[0].aside) == (False, A_PLACE, 400)
+        await store.settle(as_taken([one], first), first.slots, [400], "a")
+        second = await store.spend([one], "b")
+        assert (second.taken, second.standings[0].used) == ((100,), 500)
+        assert not (await store.spend([one], "c")).admitted
+        await store.settle(as_taken([one], second), second.slots, [10], "b")
+        assert (await store.spend([one], "c")).taken == (90,)
+
+    run(server, work)
+
+
+def test_what_a_killed_gateway_set_aside_keeps_guesses_out_for_no_longer_than_a_lease(server: RedisServer) -> None:
+    one = charge("500 tokens/hour", 400, guess=399)
+
+    async def work(store: RedisStore) -> None:
+        gone = RedisStore(f"unigate+{server.url}")
+        store.now = gone.now = 1.7e9
+        assert (await gone.spend([one], "theirs")).admitted
+        for _ in range(3):
+            store.now += LEASE - 1
+            gone.now = store.now
+            await gone.renew()
+            assert not (await store.spend([one], "ours")).admitted, "it is still there"
+        store.now += LEASE + 0.001
+        assert (await store.spend([one], "ours")).taken == (100,), "what it may have used stays counted"
+        await gone.close()
+
+    run(server, work)
+
+
+def test_nothing_that_is_set_aside_stays_in_the_server_for_longer_than_a_lease(server: RedisServer) -> None:
+    one = charge("500 tokens/hour", 400, guess=399)
+
+    async def work(store: RedisStore) -> None:
+        spent = await store.spend([one], "a")
+        with server.client() as client:
+            assert 60 <= client.ttl("{unigate}:aside/all/500 tokens/hour") <= 61
+            await store.settle(as_taken([one], spent), spent.slots, [400], "a")
+            assert not client.exists("{unigate}:aside/all/500 tokens/hour")
 
     run(server, work)
 

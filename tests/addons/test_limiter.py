@@ -23,7 +23,7 @@ from tests.gateway import Gateway
 from tests.standins import OllamaStandIn
 from wire.completions import check_completion
 from wire.embeddings import check_embeddings
-from wire.errors import LimitReached, LimitsUnknown, QuotaUsedUp, TokensReached
+from wire.errors import LimitReached, LimitsUnknown, NeverFits, QuotaUsedUp, TokensReached
 from wire.openai import usage_object
 from wire.parts import Part
 
@@ -271,8 +271,85 @@ def test_a_budget_that_calls_under_way_hold_is_free_again_when_they_end() -> Non
     first = desk.admit(model="paid")
     assert isinstance(desk.refused(model="paid"), LimitReached)
     desk.served(first, 10, 1)
-    desk.served(desk.admit(model="paid", max_tokens=400), 100, 400)
+    desk.served(desk.admit(model="paid", max_tokens=400), 100, 600)
     assert isinstance(desk.refused(model="paid"), QuotaUsedUp)
+
+
+# -- what is only guessed
+
+
+def test_another_clients_long_answer_locks_nobody_out_of_a_budget_that_is_not_spent() -> None:
+    desk = Desk("{each_client: 1 USD/day}", "{b: {key: sk-b, limits: 10 USD/day}}")
+    for _ in range(12):
+        desk.served(desk.admit(model="paid"), 100, 2000)
+    for _ in range(3):
+        desk.served(desk.admit(model="paid", client="b"), 100, 90_000)
+    used = desk.used()[0]
+    assert 0.2 * NANOS < used < 0.3 * NANOS
+    exchange = desk.admit(model="paid", chars=2)
+    assert desk.used() == [NANOS], "it may take all that is left"
+    assert exchange.headers()["x-gateway-budget-remaining-usd"] == f"{(NANOS - used) / NANOS:.9f}".rstrip("0")
+    desk.served(exchange, 10, 5)
+    assert desk.used() == [used + 60_000]
+
+
+def test_long_answers_of_others_keep_no_short_prompt_out_of_a_limit_on_tokens() -> None:
+    desk = Desk("{each_client: 500 tokens/minute}", "{teacher: {key: sk-teacher, limits: []}}")
+    for _ in range(5):
+        desk.served(desk.admit(client="teacher"), 100, 2000)
+    desk.served(desk.admit(chars=2), 9, 20)
+    desk.served(desk.admit(chars=2), 9, 20)
+    assert desk.used() == [58]
+
+
+@pytest.mark.parametrize(
+    ("limit", "model", "kind"), [("500 tokens/day", "m", TokensReached), ("0.004 USD/day", "paid", LimitReached)]
+)
+def test_what_a_call_may_take_keeps_out_those_beside_it_until_it_is_over(
+    limit: str, model: str, kind: type[LimitReached]
+) -> None:
+    desk = Desk(f"{{each_client: {limit}}}")
+    first = desk.admit(model=model, chars=40)
+    for _ in range(3):
+        fault = desk.refused(model=model, chars=40)
+        assert (type(fault), fault.retry_after, fault.final) == (kind, 1.0, False)
+        assert "under way" in fault.message
+    desk.served(first, 10, 5)
+    desk.served(desk.admit(model=model, chars=40), 10, 5)
+    desk.limiter.forget(desk.admit(model=model, chars=40))
+    desk.admit(model=model, chars=40)
+
+
+def test_a_free_call_beside_it_holds_nothing_of_a_budget() -> None:
+    desk = Desk("{each_client: 0.004 USD/day}")
+    desk.admit(model="m")
+    desk.admit(model="paid")
+    assert desk.used() == [4 * NANOS // 1000]
+
+
+def test_a_prompt_that_costs_more_than_the_budget_never_fits() -> None:
+    desk = Desk("{each_client: 0.05 USD/day}")
+    fault = desk.refused(model="paid", chars=900_000)
+    assert isinstance(fault, NeverFits)
+    assert "the prompt alone costs at least 0.1125 USD, and the budget is 0.05 USD per day" in fault.message
+    assert desk.used() == [0]
+    desk.admit(model="paid", chars=390_000)
+
+
+def test_a_prompt_that_costs_more_than_what_is_left_waits_until_that_is_more() -> None:
+    desk = Desk("{each_client: 0.05 USD/day}")
+    desk.served(desk.admit(model="paid"), 40_000, 0)
+    fault = desk.refused(model="paid", chars=120_000)
+    assert isinstance(fault, QuotaUsedUp)
+    assert "0.04 of 0.05 USD per day are spent, and this one costs at least 0.0" in fault.message
+    assert fault.retry_after == pytest.approx(86400, rel=0.02)
+    desk.admit(model="paid")
+
+
+def test_a_prompt_that_a_cache_may_hold_costs_for_certain_only_what_that_asks() -> None:
+    desk = Desk("{each_client: 0.05 USD/day}")
+    desk.admit(model="cached", chars=900_000)
+    assert isinstance(desk.refused(model="cached", chars=9_000_000), NeverFits)
 
 
 # -- a store elsewhere

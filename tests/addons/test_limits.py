@@ -264,7 +264,7 @@ def test_a_limit_that_is_used_up_refuses_calls_until_there_is_room(place: Place)
     first = place.ask("both")
     assert (first.status, first.headers["limit-tokens"]) == (200, "60")
     assert first.headers["remaining-requests"] == "99"
-    statuses = [place.ask("both").status for _ in range(6)]
+    statuses = [place.ask("both").status for _ in range(8)]
     assert statuses == sorted(statuses)
     assert statuses[-1] == 429
     reply = place.ask("both")
@@ -281,8 +281,8 @@ def test_calls_at_once_pass_a_limit_on_tokens_by_no_more_than_their_estimates_we
     served = [reply for reply in replies if reply.status == 200]
     assert {reply.status for reply in replies} == {200, 429}
     used = place.look("crowd")["300 tokens/minute"].used
-    assert used <= 300
     each = place.ask("free").tokens
+    assert used < 300 + each, "one call at a time may go beyond its estimate"
     assert used == each * len(served)
 
 

@@ -15,9 +15,11 @@ OWN = "in client notebook"
 ALL = "for all clients together"
 
 
-def told(written: str, *, used: int, amount: int = 1, wait: float = 1.2, scope: str = OWN, under_way: int = 0) -> Fault:
-    charge = Charge("key", parse_limit(written), amount, scope, shared=scope != OWN)
-    return fault_of(Refusal(charge, Standing(used, wait, 60.0)), "gpt-4o", under_way=under_way)
+def told(
+    written: str, *, used: int, amount: int = 1, guess: int = 0, wait: float = 1.2, scope: str = OWN, aside: int = 0
+) -> Fault:
+    charge = Charge("key", parse_limit(written), amount, scope, scope != OWN, guess)
+    return fault_of(Refusal(charge, Standing(used, wait, 60.0, aside)), "gpt-4o")
 
 
 def test_the_words_are_openais() -> None:
@@ -51,11 +53,11 @@ def test_each_window_has_its_words(written: str, measure: str) -> None:
 
 
 def test_tokens_are_told_from_requests_by_their_type() -> None:
-    fault = told("1000 tokens/minute", used=900, amount=300, wait=75.5, scope=ALL)
+    fault = told("1000 tokens/minute", used=900, amount=500, guess=200, wait=75.5, scope=ALL)
     assert type(fault) is TokensReached
     assert fault.message == (
         "Rate limit reached for `gpt-4o` for all clients together on tokens per min (TPM): Limit 1000, Used 900, "
-        "Requested 300. Please try again in 1m15.5s."
+        "Requested 300. Please try again in 1m16s."
     )
 
 
@@ -82,8 +84,8 @@ def test_a_budget_says_how_much_is_spent_of_how_much() -> None:
     assert type(fault) is QuotaUsedUp
     assert (fault.final, fault.retry_after) == (True, 11_000)
     assert fault.message == (
-        "The budget for `gpt-4o` in client notebook has no room for this call: 4.9834 of 5.00 USD per day are spent or "
-        "set aside for calls under way, and this one may cost 0.05 USD. There is room again in 3h3m20s."
+        "The budget for `gpt-4o` in client notebook has no room for this call: 4.9834 of 5.00 USD per day are spent, and "
+        "this one costs at least 0.05 USD. There is room again in 3h3m."
     )
 
 
@@ -91,15 +93,42 @@ def test_a_budget_of_several_clients_says_nothing_of_money() -> None:
     fault = told("5 USD/day", used=4_983_400_000, amount=50_000_000, wait=11_000, scope=ALL)
     assert fault.message == (
         "The budget for `gpt-4o` for all clients together has no room for this call: it is used up. "
-        "There is room again in 3h3m20s."
+        "There is room again in 3h3m."
     )
 
 
 def test_a_budget_that_calls_under_way_hold_may_have_room_soon() -> None:
-    fault = told("5 USD/day", used=5 * NANOS, amount=NANOS, wait=11_000, under_way=NANOS)
+    fault = told("5 USD/day", used=5 * NANOS, amount=NANOS, guess=NANOS - 1, wait=11_000, aside=1)
     assert type(fault) is LimitReached
     assert (fault.final, fault.retry_after) == (False, 1.0)
-    assert type(told("5 USD/day", used=5 * NANOS, amount=NANOS, under_way=NANOS - 1)) is QuotaUsedUp
+    assert type(told("5 USD/day", used=5 * NANOS, amount=NANOS, aside=NANOS - 1)) is QuotaUsedUp
+
+
+def test_a_budget_is_said_to_be_spent_only_as_far_as_it_is() -> None:
+    fault = told("5 USD/day", used=6 * NANOS, amount=NANOS, guess=NANOS - 1, wait=11_000, aside=NANOS)
+    assert type(fault) is QuotaUsedUp
+    assert "5.00 of 5.00 USD per day are spent, and this one costs at least 0.000000001 USD" in fault.message
+
+
+def test_tokens_that_are_set_aside_are_not_called_used() -> None:
+    fault = told("1000 tokens/minute", used=1000, amount=300, guess=290, wait=1.0, aside=400)
+    assert type(fault) is TokensReached
+    assert (fault.final, fault.retry_after) == (False, 1.0)
+    assert "Limit 1000, Used 600, Requested 300, and 400 are set aside for calls that are under way" in fault.message
+
+
+def test_a_prompt_that_costs_more_than_the_budget_is_told_that_it_never_fits() -> None:
+    fault = told("0.05 USD/day", used=0, amount=22_500_000_000, wait=math.inf)
+    assert type(fault) is NeverFits
+    assert (fault.final, fault.retry_after) == (True, None)
+    assert fault.message == (
+        "Request too large for `gpt-4o` in client notebook on money: the prompt alone costs at least 22.50 USD, and the "
+        "budget is 0.05 USD per day; it must be shorter."
+    )
+    assert told("0.05 USD/day", used=0, amount=22_500_000_000, wait=math.inf, scope=ALL).message == (
+        "Request too large for `gpt-4o` for all clients together on money: the prompt alone costs more than the whole "
+        "budget; it must be shorter."
+    )
 
 
 def test_a_long_name_is_cut() -> None:

@@ -16,6 +16,7 @@ from rules.limits import (
     limit_headers,
     limits_of,
     refusal,
+    spoken,
     used_of,
 )
 from rules.load import load_rules
@@ -23,7 +24,7 @@ from rules.quota import NANOS, Charge, Standing, parse_limit, parse_limits
 from rules.terms import Quotas
 
 EVERYBODY = Client("a")
-SMALL = Estimate(tokens=300, certain=200, usd=5000)
+SMALL = Estimate(tokens=300, certain=200, usd=5000, certain_usd=2000)
 
 
 def limits(**quotas: object) -> Limits:
@@ -98,23 +99,29 @@ def test_no_long_name_is_remembered_and_no_name_where_models_have_no_limits() ->
 
 
 @pytest.mark.parametrize(
-    ("written", "estimate", "amount", "because"),
+    ("written", "estimate", "amount", "least", "because"),
     [
-        ("5/minute", SMALL, 1, "a request is one"),
-        ("5 parallel", SMALL, 1, "and one place"),
-        ("1000 tokens/minute", SMALL, 300, "tokens as estimated"),
-        ("250 tokens/minute", SMALL, 250, "a long answer is only guessed at: the whole limit will do"),
-        ("150 tokens/minute", SMALL, 200, "a prompt is certain: it never fits"),
-        ("1 USD/day", SMALL, 5000, "money as estimated"),
-        ("1 USD/day", SMALL._replace(usd=2 * NANOS), NANOS, "and no more than there is"),
-        ("1 USD/day", SMALL._replace(usd=0), 0, "what costs nothing takes nothing"),
+        ("5/minute", SMALL, 1, 1, "a request is one"),
+        ("5 parallel", SMALL, 1, 1, "and one place"),
+        ("1000 tokens/minute", SMALL, 300, 200, "tokens as estimated"),
+        ("250 tokens/minute", SMALL, 250, 200, "a long answer is only guessed at: the whole limit will do"),
+        ("150 tokens/minute", SMALL, 200, 200, "a prompt is certain: it never fits"),
+        ("1000 tokens/minute", SMALL._replace(certain=0), 300, 1, "a prompt of a few letters is not nothing"),
+        ("1000 tokens/minute", SMALL._replace(tokens=0, certain=0), 0, 0, "what takes no tokens takes nothing"),
+        ("1 USD/day", SMALL, 5000, 2000, "money as estimated"),
+        ("1 USD/day", SMALL._replace(usd=2 * NANOS), NANOS, 2000, "and no more than there is"),
+        ("1 USD/day", SMALL._replace(certain_usd=2 * NANOS), 2 * NANOS, 2 * NANOS, "but for what is certain"),
+        ("1 USD/day", SMALL._replace(usd=1, certain_usd=0), 1, 1, "however little it is"),
+        ("1 USD/day", SMALL._replace(usd=0, certain_usd=0), 0, 0, "what costs nothing takes nothing"),
     ],
 )
 def test_a_call_takes_of_each_limit_what_it_is_estimated_at(
-    written: str, estimate: Estimate, amount: int, because: str
+    written: str, estimate: Estimate, amount: int, least: int, because: str
 ) -> None:
     (charge,) = charges_of(limits(overall=written).of(EVERYBODY, "m"), lambda: estimate)
-    assert charge == Charge(f"all/{written}", parse_limit(written), amount, "for all clients together", True), because
+    limit, everybody = parse_limit(written), "for all clients together"
+    assert charge == Charge(f"all/{written}", limit, amount, everybody, True, amount - least), because
+    assert charge.least == least
 
 
 def test_a_call_is_estimated_once_and_only_where_a_limit_asks_for_it() -> None:
@@ -165,16 +172,34 @@ def test_the_headers_tell_of_the_limit_with_the_smallest_part_left_of_each_kind(
     assert limit_headers(charges, standings) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "4",
-        "x-ratelimit-reset-requests": "50m0.5s",
+        "x-ratelimit-reset-requests": "50m1s",
         "x-ratelimit-limit-tokens": "1000",
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": "250ms",
     }
 
 
-def test_limits_on_money_and_on_calls_at_once_have_no_headers() -> None:
+def test_money_that_all_spend_together_and_calls_at_once_have_no_headers() -> None:
     charges = (charge("1 USD/day"), charge("5 parallel"))
     assert limit_headers(charges, (Standing(1, 0, 1.0), Standing(1, 0, 1.0))) == {}
+
+
+@pytest.mark.parametrize(
+    ("used", "admitted", "left"),
+    [
+        ((0, 0), False, ("1.00", "1.00")),
+        ((NANOS // 4, NANOS // 2), False, ("1.00", "0.75")),
+        ((NANOS // 4, 24 * NANOS), False, ("30.00", "6.00")),
+        ((2 * NANOS, 2 * NANOS), False, ("1.00", "0.00")),
+        ((NANOS // 4, NANOS // 4), True, ("1.00", "0.85")),
+    ],
+)
+def test_a_client_hears_of_its_own_budget_before_what_this_call_may_cost(
+    used: tuple[int, int], admitted: bool, left: tuple[str, str]
+) -> None:
+    charges = [charge(text, NANOS // 10)._replace(shared=False) for text in ("1 USD/day", "30 USD/month")]
+    said = limit_headers(charges, [Standing(count, 0, 1.0) for count in used], admitted=admitted)
+    assert said == dict(zip(("x-gateway-budget-limit-usd", "x-gateway-budget-remaining-usd"), left, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +216,10 @@ def test_limits_on_money_and_on_calls_at_once_have_no_headers() -> None:
         (59.9999, "1m0s"),
         (60, "1m0s"),
         (360, "6m0s"),
-        (3720.5, "1h2m0.5s"),
+        (60.877, "1m1s"),
+        (3599.2, "1h0m0s"),
+        (3720.5, "1h2m1s"),
+        (86429.998, "24h0m30s"),
         (3600, "1h0m0s"),
         (86400, "24h0m0s"),
         (8.1, "8.1s"),
@@ -199,6 +227,26 @@ def test_limits_on_money_and_on_calls_at_once_have_no_headers() -> None:
 )
 def test_durations_are_written_as_go_writes_them(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.012, "12ms"),
+        (7.66, "7.66s"),
+        (60, "1m"),
+        (60.877, "1m1s"),
+        (600, "10m"),
+        (3598.5, "59m59s"),
+        (3599.2, "1h"),
+        (11_000, "3h3m"),
+        (86_280, "23h58m"),
+        (86429.998, "24h"),
+        (30 * 86400, "720h"),
+    ],
+)
+def test_people_are_told_of_no_more_than_two_units(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
 
 
 # -- as they stand in the file

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.quota import (
+    A_PLACE,
     MAX_AMOUNT,
     NANOS,
     SLOTS,
@@ -22,6 +23,7 @@ from rules.quota import (
     fits,
     parse_limit,
     parse_limits,
+    share,
     standing,
 )
 
@@ -267,6 +269,39 @@ def test_a_standing_says_how_much_is_used_and_when_there_is_room_again() -> None
 
 def test_what_is_larger_than_its_limit_never_fits() -> None:
     assert standing(charge(11), Window(60), 0.0) == Standing(0, math.inf, 0.0)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 15), st.integers(0, 15))
+def test_a_charge_takes_at_least_what_is_certain_and_never_more_than_the_room(
+    amount: int, guess: int, used: int, aside: int
+) -> None:
+    one = charge(amount)._replace(guess=min(guess, amount))
+    aside = min(aside, used)
+    took = share(one, used, aside)
+    if took is None:
+        at = standing(one, filled(used), 0.5, aside)
+        assert at.wait > 0
+        assert (at.wait == math.inf) == (one.least > 10)
+        assert aside or used + one.least > 10, "a guess alone turns nobody away"
+    else:
+        assert one.least <= took <= amount
+        assert not took or used + took <= 10
+        assert took == amount or (not aside and used + took == 10), "it goes beyond its guess alone, and takes all"
+
+
+def filled(used: int) -> Window:
+    window = Window(60)
+    window.add(used, 0.5)
+    return window
+
+
+def test_what_is_certain_waits_for_the_window_and_a_guess_for_calls_under_way() -> None:
+    guessed = charge(8)._replace(guess=6)
+    assert standing(guessed, filled(9), 0.5, 0) == Standing(9, 60.5, 60.5)
+    assert standing(guessed, filled(9), 0.5, 2) == Standing(9, A_PLACE, 60.5, 2)
+    assert standing(guessed, filled(9), 0.5, 0).wait == standing(charge(2), filled(9), 0.5).wait
+    assert standing(guessed, filled(8), 0.5, 0) == Standing(8, 0.0, 60.5)
+    assert standing(charge(20)._replace(guess=6), filled(0), 0.5, 0).wait == math.inf
 
 
 def test_what_takes_nothing_always_fits() -> None:

@@ -30,7 +30,7 @@ CLIENTS = {
     "bound": "models: [other, tiny*]",
     "embeds": "endpoints: [/v1/embeddings]",
     "requests": "limits: [1/3s]",
-    "tokens": "limits: [15 tokens/3s]",
+    "tokens": "limits: [6 tokens/3s]",
     "parallel": "limits: [1 parallel]",
     "budget": "limits: [0.015 USD/day]",
 }
@@ -144,7 +144,7 @@ RATE = (
 )
 
 
-@pytest.mark.parametrize(("scenario", "limit"), [("requests", 1), ("tokens", 15)])
+@pytest.mark.parametrize(("scenario", "limit"), [("requests", 1), ("tokens", 6)])
 def test_a_rate_limit_is_waited_for_as_long_as_the_answer_says(sdk: Sdk, scenario: str, limit: int) -> None:
     shown = sdk.shows[scenario]
     for error in shown["beyond"]:
