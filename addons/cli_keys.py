@@ -42,8 +42,7 @@ def new(
     check_client(name)
     opened = open_rules(rules, os.environ)
     key = new_key()
-    if add_it:
-        add(opened, name, key)
+    count = add(opened, name, key) if add_it else 0
     if as_json:
         made = {"client": name, "key": key, "digest": digest(key), "file": str(opened.path), "added": add_it}
         print(orjson.dumps(made).decode())
@@ -51,6 +50,9 @@ def new(
     print(f"The key of {name}, which is shown only now:\n\n  {key}\n")
     if add_it:
         print(f"Its digest stands in {opened.path}. {WHEN}")
+        if count > 1:
+            old = "old one goes on to work until it is" if count == 2 else "old ones go on to work until they are"
+            print(f"{name} has {count} keys now: the {old} revoked (`unigate keys revoke {name} --key ...`).")
     else:
         print(f"Write its digest into {opened.path} (or use --add), {line_for(opened, name, key)}\n\n{WHEN}")
     if not required(opened.file):

@@ -62,9 +62,11 @@ def open_rules(path: Path | None, environment: Mapping[str, str]) -> Opened:
     return Opened(path, text, merged, _load(text, merged, path).file)
 
 
-def add(opened: Opened, client: str, key: str) -> None:
-    """Writes a key's digest into the file, for a client who need not be there yet. Raises SettingsError."""
-    _change(opened, lambda text: with_key(text, client, digest(key)))
+def add(opened: Opened, client: str, key: str) -> int:
+    """Writes a key's digest into the file, for a client who need not be there yet, and returns how many keys it has
+    then. Raises SettingsError."""
+    changed = _change(opened, lambda text: with_key(text, client, digest(key)))
+    return len(written(changed.clients[client]))
 
 
 def line_for(opened: Opened, client: str, key: str) -> str:
@@ -126,8 +128,9 @@ def _load(text: str, environment: Mapping[str, str], path: Path) -> Rules:
         raise SettingsError(str(error)) from None
 
 
-def _change(opened: Opened, changed: Callable[[str], str]) -> None:
-    """Changes the file as it stands now: another command may have changed it since it was opened."""
+def _change(opened: Opened, changed: Callable[[str], str]) -> RulesFile:
+    """Changes the file as it stands now: another command may have changed it since it was opened. Returns what it says
+    then."""
     path = opened.path
     if not path.is_file():
         raise SettingsError(f"{path} is no plain file: a key cannot be written into it, or taken out of it")
@@ -140,10 +143,11 @@ def _change(opened: Opened, changed: Callable[[str], str]) -> None:
         except CannotChange as error:
             raise SettingsError(f"{path} is left as it is: {error}. Change it by hand") from None
         try:
-            _load(text, environment, path)
+            file = _load(text, environment, path).file
         except SettingsError as error:
             raise SettingsError(f"{path} is left as it is, for with this change {error}") from None
         replace(path, text)
+        return file
 
 
 @contextmanager

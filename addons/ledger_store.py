@@ -258,7 +258,10 @@ def words(error: Exception, path: str | None) -> str:
     """What went wrong, in one line. `path`: of a SQLite file, which is looked at: its driver says little."""
     cause = _cause(error)
     said = " ".join(str(cause).partition("\n")[0].split()) or type(cause).__name__
-    return why_unusable(Path(path)) or f"{said} ({path})" if path is not None else said
+    if path is None:
+        return said
+    wrong = "" if path.startswith("file:") else why_unusable(Path(path))  # a URI is for SQLite to read
+    return wrong or f"{said} ({path})"
 
 
 def _prepare(connection: Connection) -> None:

@@ -95,6 +95,19 @@ def test_a_key_that_is_added_works_and_the_file_never_holds_it(keys: Keys, tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["rules.yaml"]
 
 
+def test_who_adds_a_key_beside_others_is_told_that_they_go_on_to_work(keys: Keys) -> None:
+    said = [keys("new", "notebook", "--add").partition("next time.\n")[2] for _ in range(3)]
+    assert said == [
+        "It is the first client: from then on every call needs a key, also from this machine.\n",
+        "notebook has 2 keys now: the old one goes on to work until it is revoked (`unigate keys revoke notebook --key "
+        "...`).\n",
+        "notebook has 3 keys now: the old ones go on to work until they are revoked (`unigate keys revoke notebook --key "
+        "...`).\n",
+    ]
+    keys("revoke", "notebook")
+    assert "keys now" not in keys("new", "notebook", "--add"), "the only one that works is the new one"
+
+
 def test_the_shipped_file_takes_a_client(keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_bytes((ROOT / "rules.yaml").read_bytes())
     key = shown_key(keys("new", "notebook", "--add"))
