@@ -6,7 +6,7 @@ An estimate is therefore the smoothed mean and four times the smoothed deviation
 (RFC 6298): it is near the mean where a model answers evenly, and far above it where it does not.
 
 One answer that is a thousand times as long as all others, or a server that counts nonsense, would make each next call
-take the whole of its limit, and most would be refused until the window is over. So what is learned at a time is a leap
+take the whole of its limit, and so they would come in one after the other. So what is learned at a time is a leap
 of a few times what was expected; a model that really changes is followed all the same, within a few calls.
 
 A prompt's tokens are its text's, in proportion to its characters, and what the characters do not tell (the server's

@@ -21,7 +21,7 @@ from tests.standins import CutAfter, DeepSeekStandIn, OllamaStandIn, ResetBefore
 
 CAPPED = """
 clients:
-  capped: {key: sk-capped-of-this-test, models: ["qwen*"], limits: [1/day, 10000 tokens/day]}
+  capped: {key: sk-capped-of-this-test, models: ["qwen*"], limits: [1/day, 10000 tokens/day, 1 USD/day]}
 """
 
 

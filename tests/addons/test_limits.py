@@ -360,6 +360,16 @@ def test_a_budget_that_is_used_up_is_said_once_and_not_asked_for_again(place: Pl
 
 
 @streamed_or_not
+def test_an_answer_under_a_budget_tells_what_is_left_of_it_before_its_own_cost(place: Place, stream: bool) -> None:
+    for model in ("paid", "m"):
+        left = NANOS - place.used("rich")[0]
+        head = place.ask("rich", model=model, stream=stream).http.headers
+        assert head["x-gateway-budget-limit-usd"] == "1.00"
+        assert float(head["x-gateway-budget-remaining-usd"]) == left / NANOS
+    assert not [name for name in place.ask("plain", model="paid").http.headers if "budget" in name]
+
+
+@streamed_or_not
 def test_a_used_up_budget_is_not_passed_by_way_of_a_model_that_costs_nothing(place: Place, stream: bool) -> None:
     while place.ask("broke", model="paid").status == 200:
         pass
