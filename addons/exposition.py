@@ -21,6 +21,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from addons import __version__
 from addons.state import State
 from addons.telemetry import Cell, Labels, Sets
+from rules.limits import whose
 
 type Kind = Literal["counter", "gauge"]
 
@@ -68,6 +69,18 @@ def _store_up(view: View) -> Iterable[tuple[Labels, float]]:
     return (((), not away),) if away is not None else ()
 
 
+def _limits(view: View) -> Iterable[tuple[Labels, float]]:
+    """Where they are counted here: nobody who asks for metrics waits for a store."""
+    counts = view.state.limiter.counts
+    if counts is None:
+        return ()
+    shared = tuple(view.state.rules.limits.shared())
+    return [
+        ((*whose(charge), charge.limit.written), at.used / charge.limit.amount)
+        for charge, at in zip(shared, counts.look(shared), strict=True)
+    ]
+
+
 def _of_ledger(view: View, field: str) -> Iterable[tuple[Labels, float]]:
     ledger = view.state.ledger
     return (((), getattr(ledger, field)),) if ledger is not None else ()
@@ -87,6 +100,10 @@ SEEN = (
          "their store could not be reached.", ("decision",), lambda view: _counts(view.state.metrics.decisions)),
     Seen("unigate_limit_store_up", "gauge", "0 while the server that counts for several gateways cannot be reached.",
          (), _store_up),
+    Seen("unigate_limit_used_ratio", "gauge",
+         "How much is used of a limit that several clients share, with what is set aside for calls under way; above "
+         "1 where calls used more than was expected. Not where a server counts for several gateways.",
+         ("scope", "name", "limit"), _limits),
     Seen("unigate_ledger_backlog", "gauge", "Calls that the ledger has still to write.", (),
          lambda view: _of_ledger(view, "backlog")),
     Seen("unigate_ledger_written_total", "counter", "Calls that the ledger has written.", (),

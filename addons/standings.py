@@ -11,6 +11,7 @@ from itertools import chain, islice
 from addons.exchange import Exchange
 from addons.limiter import Limiter
 from rules.access import ANONYMOUS, UNNAMED
+from rules.limits import whose
 from rules.quota import NANOS, Charge, Standing
 from rules.snapshot import Rules
 from wire.errors import BadRequest
@@ -47,11 +48,11 @@ def _check_known(name: str, rules: Rules) -> None:
 def _row(charge: Charge, at: Standing | None) -> Json:
     """`used` and `reset_seconds` are null while the store of the counts is away."""
     limit = charge.limit
-    scope = charge.key.partition("/")[0]
+    scope, name = whose(charge)
     worth = NANOS if limit.kind == "usd" else 1
     return {
         "scope": scope,
-        "name": charge.key[len(scope) + 1 : -len(limit.written) - 1] or None,
+        "name": name or None,
         "limit": limit.written,
         "amount": limit.amount / worth if worth > 1 else limit.amount,
         "used": None if at is None else at.used / worth if worth > 1 else at.used,

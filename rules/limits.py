@@ -83,6 +83,12 @@ class Limits:
             yield Charge(f"all/{limit.written}", limit, 1, "for all clients together", True)
 
 
+def whose(charge: Charge) -> tuple[str, str]:
+    """Of a limit: `all`, `client` or `model`, and the client's name or the pattern; empty for all."""
+    scope = charge.key.partition("/")[0]
+    return scope, charge.key[len(scope) + 1 : -len(charge.limit.written) - 1]
+
+
 def _of_model(pattern: str, limits: Sequence[Limit]) -> Iterator[Charge]:
     for limit in limits:
         yield Charge(f"model/{pattern}/{limit.written}", limit, 1, f"for all calls to `{pattern}` together", True)

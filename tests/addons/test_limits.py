@@ -522,6 +522,26 @@ def test_an_operator_sees_what_all_share_and_the_limits_of_any_client(place: Pla
     assert reply.json()["error"]["message"].startswith("No client is called 'nobody'; there are burst, tight, ")
 
 
+def test_the_metrics_tell_how_much_is_used_of_what_several_clients_share(place: Place) -> None:
+    name = "unigate_limit_used_ratio"
+    overall, scarce = '{limit="100000 parallel",name="",scope="all"}', '{limit="3/hour",name="scarce*",scope="model"}'
+
+    def ratios() -> dict[str, float]:
+        with place.gateway.client("sk-operator-key") as http:
+            found = re.findall(rf"^{name}(\{{.*\}}) (.*)$", http.get("/metrics").text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    used = place.look("plain", "scarce-m")["3/hour"].used
+    assert ratios() == {overall: 0.0, scarce: used / 3}
+    place.ollama.plan(HoldAfter(1))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(place.ask, "free")
+        place.gateway.until(lambda: place.ollama.holding == 1, "the call is held")
+        assert ratios() == {overall: 1 / 100_000, scarce: used / 3}
+        place.ollama.release()
+        assert call.result().status == 200
+
+
 def test_the_log_of_a_refused_call_names_the_limit(place: Place) -> None:
     place.burst("logged", 3)
     place.gateway.until(
