@@ -20,6 +20,7 @@ from rules.schema import RulesFile
 from rules.snapshot import Rules, compile_rules
 from rules.tracing import tracing_of
 
+_UNCLOSED = "a bracket, a brace or a quote is not closed"
 _HINTS = (
     ("'\\t'", "YAML takes no tabs between its words: write spaces"),
     ("got '{'", """a `{` begins a mapping here: write the whole text in quotes, as "ollama/{model}" or "${NAME}\""""),
@@ -30,10 +31,16 @@ _HINTS = (
         "a text with a colon in it needs quotes, or a line before this one is not indented as it should",
     ),
     ("expected <block end>", "lines that belong together begin in the same column"),
-    ("end>'", "a bracket, a brace or a quote is not closed"),
-    ("end of stream", "a bracket, a brace or a quote is not closed"),
+    ("end>'", _UNCLOSED),
+    ("end of stream", _UNCLOSED),
 )
 """What a person most likely did where PyYAML says such a thing; the first that fits is told."""
+_OPENS = {
+    "while parsing a flow mapping": "the `{`",
+    "while parsing a flow sequence": "the `[`",
+    "while scanning a quoted scalar": "the quote",
+}
+"""What PyYAML was in the middle of, when that goes over several lines -> the sign that began it."""
 
 
 class RulesError(ValueError):
@@ -90,10 +97,16 @@ def load_rules(
 def _syntax_fault(error: yaml.YAMLError) -> FileFault:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        hint = next((f"; {hint}" for said, hint in _HINTS if said in reason), "")
+        hint = next((hint for said, hint in _HINTS if said in reason), "")
         opened, found = error.context_mark, error.problem_mark
-        since = f" (since line {opened.line + 1})" if opened is not None and opened.line < found.line else ""
-        return FileFault(found.line + 1, "", f"this is not YAML: {reason}{hint}{since}")
+        since = ""
+        if opened is not None and opened.line < found.line:
+            sign = _OPENS.get(error.context or "") if hint in ("", _UNCLOSED) else None
+            if sign is not None:
+                hint = f"most likely {sign} that begins on line {opened.line + 1} is not closed"
+            else:
+                since = f" (since line {opened.line + 1})"
+        return FileFault(found.line + 1, "", f"this is not YAML: {reason}{hint and f'; {hint}'}{since}")
     return FileFault(0, "", "this is not YAML text")
 
 
