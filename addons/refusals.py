@@ -69,10 +69,10 @@ def _budget(refusal: Refusal, where: str) -> Fault:
     charge, standing = refusal.charge, refusal.standing
     limit = charge.limit
     if math.isinf(standing.wait):
-        costs = f"costs {_least_usd(charge)}, and the budget is {dollars(limit.amount)} USD {_per(limit)}"
+        costs = f"{_least_usd(charge)}, and the budget is {dollars(limit.amount)} USD {_per(limit)}"
         return NeverFits(
-            f"Request too large {where} on money: the prompt alone "
-            f"{'costs more than the whole budget' if charge.shared else costs}; it must be shorter."
+            f"Request too large {where} on money: with this prompt it costs "
+            f"{'more than the whole budget' if charge.shared else costs}. A shorter one costs less."
         )
     if _may_come_back(refusal):
         return LimitReached(
@@ -80,8 +80,12 @@ def _budget(refusal: Refusal, where: str) -> Fault:
             "Please try again when one of them is over.",
             retry_after=SOON,
         )
-    spent = f"{dollars(_spent(standing))} of {dollars(limit.amount)} USD {_per(limit)} are spent"
-    said = "it is used up" if charge.shared else f"{spent}, and this one costs {_least_usd(charge)}"
+    said = "it is used up"
+    if not charge.shared:
+        used = _spent(standing)
+        said = f"{dollars(used)} of {dollars(limit.amount)} USD {_per(limit)} are spent"
+        if used < limit.amount:
+            said += f", and this one costs {_least_usd(charge)}"
     return QuotaUsedUp(
         f"The budget {where} has no room for this call: {said}. There is room again in {spoken(standing.wait)}.",
         retry_after=standing.wait,

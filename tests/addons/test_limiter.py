@@ -331,7 +331,7 @@ def test_a_prompt_that_costs_more_than_the_budget_never_fits() -> None:
     desk = Desk("{each_client: 0.05 USD/day}")
     fault = desk.refused(model="paid", chars=900_000)
     assert isinstance(fault, NeverFits)
-    assert "the prompt alone costs at least 0.1125 USD, and the budget is 0.05 USD per day" in fault.message
+    assert "with this prompt it costs at least 0.1125 USD, and the budget is 0.05 USD per day" in fault.message
     assert desk.used() == [0]
     desk.admit(model="paid", chars=390_000)
 

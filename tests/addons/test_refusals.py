@@ -107,7 +107,7 @@ def test_a_budget_that_calls_under_way_hold_may_have_room_soon() -> None:
 def test_a_budget_is_said_to_be_spent_only_as_far_as_it_is() -> None:
     fault = told("5 USD/day", used=6 * NANOS, amount=NANOS, guess=NANOS - 1, wait=11_000, aside=NANOS)
     assert type(fault) is QuotaUsedUp
-    assert "5.00 of 5.00 USD per day are spent, and this one costs at least 0.000000001 USD" in fault.message
+    assert "no room for this call: 5.00 of 5.00 USD per day are spent. There is room again in 3h3m." in fault.message
 
 
 def test_tokens_that_are_set_aside_are_not_called_used() -> None:
@@ -122,12 +122,12 @@ def test_a_prompt_that_costs_more_than_the_budget_is_told_that_it_never_fits() -
     assert type(fault) is NeverFits
     assert (fault.final, fault.retry_after) == (True, None)
     assert fault.message == (
-        "Request too large for `gpt-4o` in client notebook on money: the prompt alone costs at least 22.50 USD, and the "
-        "budget is 0.05 USD per day; it must be shorter."
+        "Request too large for `gpt-4o` in client notebook on money: with this prompt it costs at least 22.50 USD, and "
+        "the budget is 0.05 USD per day. A shorter one costs less."
     )
     assert told("0.05 USD/day", used=0, amount=22_500_000_000, wait=math.inf, scope=ALL).message == (
-        "Request too large for `gpt-4o` for all clients together on money: the prompt alone costs more than the whole "
-        "budget; it must be shorter."
+        "Request too large for `gpt-4o` for all clients together on money: with this prompt it costs more than the "
+        "whole budget. A shorter one costs less."
     )
 
 
