@@ -34,7 +34,8 @@ def with_key(text: str, client: str, digest: str) -> str:
 def without_keys(text: str, client: str, gone: Callable[[str], bool]) -> str:
     """The text without those keys of a client that are `gone`, as far as it spells them. Raises CannotChange.
 
-    The client stays, as one that nobody can be: its limits and its tags are for whoever gets the next key.
+    The client stays, as one that nobody can be: its limits and its tags are for whoever gets the next key. Of `key` and
+    `keys` what is empty then goes as well.
     """
     left = [kept for key in keys_in(text, client) if (kept := _kept(key, gone))]
     changed = text
@@ -68,7 +69,9 @@ def _with_key(text: str, client: str, digest: str) -> str:
     keys, key = _pair(row[1], "keys"), _pair(row[1], "key")
     if keys is not None:
         return _with_item(text, keys[1], digest)
-    if key is not None and not key[1].value:
+    if key is None:
+        return _with_pair(text, row[1], "key", digest)
+    if not key[1].value:
         return _replaced(text, key[1], digest)
     return _with_pair(text, row[1], "keys", f"[{digest}]")
 
@@ -132,32 +135,56 @@ def _without_one(text: str, client: str, gone: Callable[[str], bool]) -> str:
     row = _pair(clients[1], client) if clients is not None else None
     for name in ("key", "keys"):
         pair = _pair(row[1], name) if row is not None else None
-        if pair is None:
+        if row is None or pair is None:
             continue
         items = pair[1].value if isinstance(pair[1], yaml.SequenceNode) else [pair[1]]
         for place, item in enumerate(items):
             if not isinstance(item, yaml.ScalarNode) or (kept := _kept(item.value, gone)) == item.value:
                 continue
-            if isinstance(pair[1], yaml.SequenceNode) and not kept:
-                return _without_item(text, pair[0], pair[1], place)
-            return _replaced(text, item, json.dumps(kept))
+            if kept:
+                return _replaced(text, item, json.dumps(kept))
+            if isinstance(pair[1], yaml.SequenceNode) and len(items) > 1:
+                return _without_item(text, pair[1], place)
+            return _without_pair(text, row, pair)
     return text
 
 
-def _without_item(text: str, key: yaml.Node, keys: yaml.SequenceNode, place: int) -> str:
-    items = keys.value
-    item = items[place]
-    if not keys.flow_style:
-        start = text.rfind("\n", 0, item.start_mark.index) + 1
-        end = min(_after_line(text, _end(text, item)) + len(_line_end(text)), len(text))
-        changed = text[:start] + text[end:]
-        colon = text.index(":", key.end_mark.index) + 1
-        return changed if len(items) > 1 else _inserted(changed, colon, " []")
-    if len(items) == 1:
-        return _replaced(text, keys, "[]")
+def _without_pair(text: str, row: tuple[yaml.Node, yaml.Node], pair: tuple[yaml.Node, yaml.Node]) -> str:
+    """The text without a pair of a client's row. Comments on lines of their own stay."""
+    pairs = row[1].value
+    key, value = pair
+    if isinstance(row[1], yaml.MappingNode) and row[1].flow_style:
+        if len(pairs) == 1:
+            return _replaced(text, row[1], "{}")
+        return _without_member(
+            text, [(one.start_mark.index, _end(text, other)) for one, other in pairs], pairs.index(pair)
+        )
+    if isinstance(value, yaml.SequenceNode) and not value.flow_style:
+        (last,) = value.value
+        changed = _without_lines(text, last.start_mark.index, _end(text, last))
+        changed = _without_lines(changed, key.start_mark.index, key.end_mark.index)
+    else:
+        changed = _without_lines(text, key.start_mark.index, _end(text, value))
+    return changed if len(pairs) > 1 else _inserted(changed, text.index(":", row[0].end_mark.index) + 1, " {}")
+
+
+def _without_item(text: str, keys: yaml.SequenceNode, place: int) -> str:
+    """The text without one of several keys."""
+    spans = [(item.start_mark.index, _end(text, item)) for item in keys.value]
+    return _without_member(text, spans, place) if keys.flow_style else _without_lines(text, *spans[place])
+
+
+def _without_member(text: str, spans: list[tuple[int, int]], place: int) -> str:
+    """The text without one of several members between brackets or braces, and without its comma."""
     if place:
-        return text[: _end(text, items[place - 1])] + text[_end(text, item) :]
-    return text[: item.start_mark.index] + text[items[1].start_mark.index :]
+        return text[: spans[place - 1][1]] + text[spans[place][1] :]
+    return text[: spans[0][0]] + text[spans[1][0] :]
+
+
+def _without_lines(text: str, start: int, end: int) -> str:
+    """The text without the lines from one place to another."""
+    after = min(_after_line(text, end) + len(_line_end(text)), len(text))
+    return text[: text.rfind("\n", 0, start) + 1] + text[after:]
 
 
 def _kept(key: str, gone: Callable[[str], bool]) -> str:

@@ -267,7 +267,7 @@ def test_revoking_takes_every_key_of_the_client_and_nothing_else(keys: Keys, tmp
     )
     file = tmp_path / "rules.yaml"
     assert [identified(file, key) for key in (one, two, other)] == [None, None, "phone"]
-    assert '  notebook: {key: "", keys: []}\n' in written(tmp_path)
+    assert "  notebook: {}\n" in written(tmp_path)
     assert "client 'notebook' has no key" in keys("revoke", "notebook", code=2)
     assert identified(file, shown_key(keys("new", "notebook", "--add"))) == "notebook"
 
@@ -309,7 +309,7 @@ def test_a_key_from_the_environment_must_go_there(keys: Keys, tmp_path: Path, mo
     output = keys("revoke", "notebook", code=1)
     assert output.startswith("1 key of notebook removed from rules.yaml. ")
     assert output.endswith(there)
-    assert 'notebook: {key: "${NOTEBOOK}", keys: []}' in written(tmp_path)
+    assert 'notebook: {key: "${NOTEBOOK}"}' in written(tmp_path)
 
 
 def test_a_client_that_there_is_not_is_named(keys: Keys) -> None:

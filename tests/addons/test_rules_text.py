@@ -53,7 +53,7 @@ def test_the_shipped_file_changes_by_the_lines_of_the_client_and_no_other() -> N
     left = without_keys(other, "notebook", lambda key: True)
     assert lines_of(SHIPPED, left) == (
         [],
-        ["clients:\n", '  notebook: {key: "", keys: []}\n', '  phone: {key: "sha256:3"}\n'],
+        ["clients:\n", "  notebook: {}\n", '  phone: {key: "sha256:3"}\n'],
     )
     assert with_key(left, "notebook", "sha256:4").count("sha256:4") == 1
 
