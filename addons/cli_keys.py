@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from addons.cli_options import RulesOption
+from addons.cli_options import UNBOUNDED, RulesOption
 from addons.key_list import listed, table
 from addons.keys import WHEN, add, check_client, digest, line_for, new_key, open_rules, revoke
 from addons.settings import SettingsError
@@ -26,8 +27,8 @@ app = typer.Typer(add_completion=False)
 app.add_typer(keys, name="keys")
 
 ClientArgument = Annotated[str, typer.Argument(metavar="NAME", help="The client, as `clients` of the rules has it.")]
-_NARROW, _WIDE, _GAP = 12, 30, 2
-"""Characters: no column of `list` is made narrower than the first, none is wider than the second."""
+_WIDE, _GAP = 30, 2
+"""Characters: in a terminal no column of `list` is wider than the first, and no shorter word in it is cut."""
 _BEGINNING = re.compile(r"[0-9a-fA-F]{4,64}")
 
 
@@ -77,16 +78,19 @@ def list_(
 
 
 def _print(columns: Mapping[str, Sequence[str]]) -> None:
-    """As a table. Where the terminal is too narrow for all columns its lines go on in the next: left out is none."""
+    """As a table. Where the terminal is too narrow for all columns its lines go on in the next: left out is none. What
+    is no terminal gets lines as long as they are.
+    """
+    bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     least = 0
     for head, cells in columns.items():
-        width = max(len(line) for text in (head, *cells) for line in text.split("\n"))
-        shown.add_column(head, overflow="fold", min_width=min(width, _NARROW), max_width=_WIDE)
-        least += min(width, _NARROW) + _GAP
+        width = min(_WIDE, max(len(word) for text in (head, *cells) for word in text.split()))
+        shown.add_column(head, overflow="fold", min_width=width, max_width=_WIDE if bounded else None)
+        least += width + _GAP
     for row in zip(*columns.values(), strict=True):
         shown.add_row(*map(Text, row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if bounded else UNBOUNDED)
     console.width = max(console.width, least)
     console.print(shown)
 

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from addons.cli_options import RulesOption
+from addons.cli_options import UNBOUNDED, RulesOption
 from addons.report import compare, make_report
 from addons.report_export import as_csv, as_json, json_text
 from addons.report_rows import DAY
@@ -29,8 +29,6 @@ from rules.snapshot import Rules
 PATIENCE = 0.5
 """Seconds of reading after which a bar shows how far it is."""
 _UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
-_NO_TTY = 120
-"""Columns where no terminal says how many it has."""
 
 
 app = typer.Typer(add_completion=False)
@@ -76,17 +74,15 @@ def report(
     url = ledger_at(named)
     engine = open_ledger(url)
     with said_plainly(shown_url(url)), _progress() as told:
-        found = make_report(
-            engine, by.value, start, end, client=client, model=model, is_local=_is_local(loaded), told=told
-        )
+        found = make_report(engine, by.value, start, end, client=client, model=model, local=_local(loaded), told=told)
     comparison = compare(found, terms.compare_to if terms is not None else None)
     if as_json_:
         _write(json_text(as_json(found, comparison)))
     elif as_csv_:
         _write(as_csv(found))
     else:
-        narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-        show(found, comparison, Console(highlight=False, width=None if narrow else _NO_TTY))
+        bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
+        show(found, comparison, Console(highlight=False, width=None if bounded else UNBOUNDED))
 
 
 def moment(text: str, now: float, option: str, *, ends: bool = False) -> float:
@@ -110,12 +106,11 @@ def _write(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _is_local(rules: Rules) -> Callable[[str], bool] | None:
-    """Tells targets of our own machines, where their hours have a price; None: local calls cost nothing."""
+def _local(rules: Rules) -> list[str] | None:
+    """How targets of our own machines begin, where their hours have a price; None: local calls cost nothing."""
     if not any(price.hour for price in rules.file.prices):
         return None
-    ours = {name for name, provider in rules.file.providers.items() if provider.dialect in UNPAID}
-    return lambda target: target.partition("/")[0] in ours
+    return [f"{name}/" for name, provider in rules.file.providers.items() if provider.dialect in UNPAID]
 
 
 @contextmanager

@@ -60,12 +60,20 @@ class Figures:
     """Answered with 400 or more, but neither `refused` nor `left`."""
     failed_over: int = 0
     """Answered although an attempt failed."""
+    local_tokens: int = 0
+    """Of calls that local models answered, where that was asked for; so `local_cost`, without failed attempts."""
+    local_cost: int = 0
 
     def add(self, other: Figures) -> None:
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_token.update(other.first_token)
         self.total.update(other.total)
+
+    def spend(self, attempts: Figures) -> None:
+        """Adds what attempts took to their calls, which take nothing else."""
+        for name in _SPENT:
+            setattr(self, name, getattr(self, name) + getattr(attempts, name))
 
     @property
     def tokens(self) -> int:
@@ -88,6 +96,8 @@ class Figures:
 
 
 _SUMMED = tuple(name for name in Figures.__dataclass_fields__ if name not in ("first_token", "total"))
+
+_SPENT = ("prompt", "cached", "completion", "reasoning", "cost", "failed_cost")
 
 
 def sum_of(some: Iterable[Figures]) -> Figures:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from addons.marks import bucket_of, marks_of
+from addons.marks import bucket_of, marks_of, marks_of_attempt
 
 if TYPE_CHECKING:
     from addons.account import Account, Tried  # a report, which has no other use for mitmproxy, would wait for it
@@ -60,31 +60,18 @@ def written(account: Account, ids: Ids, now: float) -> Written:
     call = (
         number,
         account.time,
-        account.request_id,
         account.client,
-        orjson.dumps(dict(tags)).decode() if tags else "{}",
         account.endpoint,
-        account.operation,
         _text(account.model),
         account.rule,
         _text(account.target),
-        account.status,
-        _text(account.error),
-        _text(account.finish_reason),
-        account.streamed,
-        len(tried),
-        failed,
         tokens.prompt,
         tokens.cached,
         tokens.completion,
         tokens.reasoning,
-        account.estimated,
         account.cost,
-        account.unpriced,
         account.failed_cost,
         account.compared,
-        first_ms,
-        total_ms,
         marks_of(
             bucket_of(total_ms / 1000) if tried else None,
             bucket_of(first_ms / 1000) if first_ms is not None else None,
@@ -93,31 +80,54 @@ def written(account: Account, ids: Ids, now: float) -> Written:
             estimated=account.estimated,
             unpriced=account.unpriced,
             failed=failed > 0,
+            answered=account.target is not None,
+            compared=account.compared is not None,
         ),
+        account.request_id,
+        orjson.dumps(dict(tags)).decode() if tags else "{}",
+        account.operation,
+        account.status,
+        _text(account.error),
+        _text(account.finish_reason),
+        account.streamed,
+        len(tried),
+        failed,
+        account.estimated,
+        account.unpriced,
+        first_ms,
+        total_ms,
         _text(account.prompt),
         _text(account.answer),
     )
-    return Written(call, [_attempt(one, number, place, ids, now) for place, one in enumerate(tried, 1)])
+    return Written(call, [_attempt(one, number, place) for place, one in enumerate(tried, 1)])
 
 
-def _attempt(one: Tried, call: int, place: int, ids: Ids, now: float) -> Row:
+def _attempt(one: Tried, call: int, place: int) -> Row:
     tokens, first = one.tokens, one.first_token
+    first_ms = round(first * 1000) if first is not None else None
+    total_ms = round(one.took * 1000)
     return (
-        ids.next(now),
         call,
         place,
-        one.started,
         _text(one.target),
-        _text(one.outcome),
-        one.continues,
         tokens.prompt,
         tokens.cached,
         tokens.completion,
         tokens.reasoning,
-        one.estimated,
         one.cost,
-        round(first * 1000) if first is not None else None,
-        round(one.took * 1000),
+        _text(one.outcome),
+        marks_of_attempt(
+            bucket_of(total_ms / 1000),
+            bucket_of(first_ms / 1000) if first_ms is not None else None,
+            outcome=one.outcome,
+            estimated=one.estimated,
+            unpriced=one.cost is None,
+        ),
+        one.started,
+        one.continues,
+        one.estimated,
+        first_ms,
+        total_ms,
     )
 
 

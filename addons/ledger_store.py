@@ -292,9 +292,12 @@ def _bring_up(connection: Connection, version: int) -> None:
         connection.execute(versions.update().values(version=version))
 
 
+_REQUEST_ID = [column.name for column in calls.columns].index("request_id")
+
+
 def _has(connection: Connection, one: Written) -> bool:
     found = connection.execute(select(calls.c.request_id).where(calls.c.id == one.call[0])).scalar()
-    return found == one.call[2]
+    return found == one.call[_REQUEST_ID]
 
 
 def _insert_sqlite(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -349,7 +352,7 @@ def _over_postgresql(connection: Connection, size: int) -> int:
         return 0
     used = 0
     for table in (calls, attempts):
-        latest = select(table).order_by(table.c.id.desc()).limit(500).subquery("latest")
+        latest = select(table).order_by(*(key.desc() for key in table.primary_key)).limit(500).subquery("latest")
         each = connection.execute(select(func.avg(func.pg_column_size(text("latest.*")))).select_from(latest)).scalar()
         rows = connection.execute(select(func.count()).select_from(table)).scalar_one()
         used += int(rows * (float(each or 0) + _OF_A_ROW))

@@ -6,7 +6,7 @@ Their sum is what the calls came to, all the same; only calls that asked nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -37,8 +37,8 @@ class Report:
     """In no order; by target, of attempts."""
     days: dict[int, Figures]
     """Day since 1970, UTC -> its figures; days without calls are left out."""
-    local: Figures | None
-    """Of calls that local models answered, where that was asked for."""
+    machines: bool = False
+    """Whether local models cost something: `local_` figures were asked for."""
     only: Mapping[str, str] = field(default_factory=dict)
     """client, model -> the pattern that its calls fit."""
 
@@ -67,6 +67,8 @@ class Comparison:
     """All at this one, in the cloud."""
     calls: int
     """For how many calls that is known."""
+    of: int
+    """Of how many: refused ones would have cost nothing anywhere."""
     mixed: int
     """Of these, as `cloud` is."""
     cloud: int
@@ -76,14 +78,15 @@ class Comparison:
 
 def compare(report: Report, model: str | None) -> Comparison | None:
     """None where the rules name no model to compare to, or no call can be compared."""
-    total, machine = report.total, report.local
+    total = report.total
     if model is None or not total.compared_calls:
         return None
     local: int | None = 0
-    if machine is not None:
-        paid = machine.cost - machine.failed_cost
-        local = round(Decimal(paid) * total.tokens / machine.tokens) if machine.tokens else None
-    return Comparison(model, total.compared_calls, total.cost_of_compared, total.compared, local)
+    if report.machines:
+        local = round(Decimal(total.local_cost) * total.tokens / total.local_tokens) if total.local_tokens else None
+    return Comparison(
+        model, total.compared_calls, total.calls - total.refused, total.cost_of_compared, total.compared, local
+    )
 
 
 def day_text(day: int) -> str:
@@ -104,45 +107,44 @@ def make_report(
     *,
     client: str | None = None,
     model: str | None = None,
-    is_local: Callable[[str], bool] | None = None,
+    local: Sequence[str] | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Reads the calls that began in a period. Times in Unix seconds; `until` itself is not in it.
 
-    `client`, `model`: patterns, as in the rules; only calls that fit them count. `is_local`: whether a target
-    (provider/model) is a local one; given, `Report.local` is filled, which costs time. `told` hears, in this thread,
-    how many of how many calls are read. Raises what SQLAlchemy raises.
+    `client`, `model`: patterns, as in the rules; only calls that fit them count. `local`: how the names of
+    local targets begin (`ollama/`); given, the `local_` figures of calls are filled, which costs time. `told` hears, in
+    this thread, how many of how many calls are read. Raises what SQLAlchemy raises.
     """
     only = {name: pattern for name, pattern in (("client", client), ("model", model)) if pattern is not None}
     fits = {name: glob((pattern,)) for name, pattern in only.items()}
     with engine.connect() as connection:
         pieces = list(pieces_of(connection, since, until))
-    keys = [*((by,) if by in COLUMNS else ()), *only, *(("target",) if is_local is not None else ())]
-    queries = [of_calls(tuple(dict.fromkeys(keys)), only)]
+    keys = tuple(dict.fromkeys([*((by,) if by in COLUMNS else ()), *only]))
+    queries = [of_calls(keys, only, spent=by != OF_ATTEMPTS, local=local or ())]
     if by == OF_ATTEMPTS:
         queries.append(of_attempts(only))
-    report = Report(by, since, until, Figures(), {}, {}, Figures() if is_local is not None else None, only)
+    report = Report(by, since, until, Figures(), {}, {}, local is not None, only)
     whole, done = sum(piece.count for piece in pieces), 0
     for piece, founds in read(engine, queries, pieces):
         for number, found in enumerate(founds):
             for names, figures in found:
                 if all(fit(names[name] or "") for name, fit in fits.items()):
-                    _add(report, number == 0, piece.day, names, figures, is_local)
+                    _add(report, number == 0, piece.day, names, figures)
         done += piece.count
         told(done, whole)
+    for day in report.days.values():
+        report.total.add(day)
     return report
 
 
-def _add(
-    report: Report, calls: bool, day: int, names: Names, figures: Figures, is_local: Callable[[str], bool] | None
-) -> None:
+def _add(report: Report, calls: bool, day: int, names: Names, figures: Figures) -> None:
     """`calls`: whether the figures are of calls."""
+    of_day = report.days.setdefault(day, Figures())
+    if calls:
+        of_day.add(figures)
+    else:
+        of_day.spend(figures)
     if calls != report.of_attempts:
         group = day_text(day) if report.by == "day" else names[report.by]
         report.groups.setdefault(group, Figures()).add(figures)
-    if calls:
-        report.days.setdefault(day, Figures()).add(figures)
-        report.total.add(figures)
-        target = names.get("target")
-        if is_local is not None and report.local is not None and target is not None and is_local(target):
-            report.local.add(figures)

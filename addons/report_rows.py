@@ -1,22 +1,22 @@
 """Reading the ledger for a report: its figures, piece by piece, by several threads at once.
 
 The trap is a million rows. In SQLite a GROUP BY sorts, and each sort and each aggregate costs as much as the reading
-itself. So of calls there is one scan and one sort: durations and yes-or-no facts come back as one string for each group
-and are counted here (marks.py); so do the durations of attempts. The period is cut at midnights, UTC, so that the days'
+itself. So there is one scan and one sort: durations and yes-or-no facts, of calls and of attempts, come back as one
+string for each group and are counted here (marks.py). What a call took is the sum of its attempts: whoever reads these
+asks the calls for the rest alone. The period is cut at midnights, UTC, so that the days'
 figures fall off as well, and its pieces are read by several threads: SQLite works without Python's lock.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     BindParameter,
@@ -24,23 +24,27 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
-    Text,
     bindparam,
     case,
-    cast,
     func,
+    or_,
     select,
 )
 from sqlalchemy.exc import DBAPIError
 
 from addons.figures import Figures
-from addons.marks import NOT_FAILED, bucket_of, durations_in, facts_in
+from addons.marks import LENGTH, NOT_FAILED, durations_in, facts_in
 from addons.tables import attempts, calls
 
 DAY = 86400
-PIECE = 50_000
-"""Calls that are read at once, about."""
+PIECE = 10_000
+"""Calls that are read at once, about: what is sorted then stays in a processor's own memory."""
 READERS = max(1, min(4, os.cpu_count() or 1))
+_COLUMN = {
+    "prompt": "prompt_tokens", "cached": "cached_tokens", "completion": "completion_tokens",
+    "reasoning": "reasoning_tokens", "cost": "cost",
+}  # fmt: skip
+"""Figure -> the column, of calls and of attempts alike."""
 COLUMNS = ("client", "model", "rule", "endpoint")
 """Of a call, by which it is grouped."""
 
@@ -61,13 +65,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A statement that is made for each piece, and what its rows are."""
+    """A statement that is made for each piece, and what its rows are: keys, sums, and all marks in one string."""
 
     keys: tuple[str, ...]
-    """Its first columns, by which it is grouped."""
+    """Columns by which it is grouped."""
     statement: Select[Any]
-    figures: Callable[[Sequence[Any]], Figures]
-    """Of its other columns."""
+    sums: tuple[str, ...]
+    """Of which figures; `saved` for that of cost_of_compared, which costs a database more."""
+    of: Literal["calls", "attempts"]
 
     def read(self, connection: Connection, since: float, until: float) -> Found:
         """A group may come back in parts."""
@@ -81,7 +86,18 @@ class Query:
             return self.read(connection, since, middle) + self.read(connection, middle, until)
         keys = len(self.keys)
         # Without a key there is a row of nothing, where there is nothing.
-        return [(dict(zip(self.keys, row, strict=False)), self.figures(row[keys:])) for row in rows if row[keys]]
+        return [(dict(zip(self.keys, row, strict=False)), self._figures(row[keys:])) for row in rows if row[-1]]
+
+    def _figures(self, row: Sequence[Any]) -> Figures:
+        *sums, marks = row
+        # A sum is a decimal in PostgreSQL, and NULL where nothing is known.
+        found = {name: int(value or 0) for name, value in zip(self.sums, sums, strict=True)}
+        if "saved" in found:
+            found["cost_of_compared"] = found["compared"] - found.pop("saved")
+        figures = Figures(first_token=durations_in(marks, first=True), total=durations_in(marks))
+        for name, value in {**found, self.of: len(marks) // LENGTH, **facts_in(marks)}.items():
+            setattr(figures, name, value)
+        return figures
 
 
 def read(engine: Engine, queries: Sequence[Query], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, list[Found]]]:
@@ -135,45 +151,25 @@ def pieces_of(connection: Connection, since: float, until: float) -> Iterator[Pi
         at = end
 
 
-# -- of calls
+def of_calls(keys: Sequence[str], only: Mapping[str, str], *, spent: bool = True, local: Sequence[str] = ()) -> Query:
+    """The figures of calls by these columns. `only`: column -> pattern; more than what fits may be found.
 
-
-_OF_CALLS = (
-    "calls", "answered", "prompt", "cached", "completion", "reasoning", "cost", "failed_cost", "compared",
-    "compared_calls", "cost_of_compared",
-)  # fmt: skip
-
-
-def of_calls(keys: Sequence[str], only: Mapping[str, str]) -> Query:
-    """The figures of calls by these columns. `only`: column -> pattern; more than what fits may be found."""
+    Without `spent` tokens and money are left out, for who has them from the attempts. `local`: how the names of local
+    targets begin, as `ollama/`; then the `local_` figures are filled.
+    """
     row = calls.c
-    counts = (
-        *(func.count(), func.count(row.target)),
-        *map(func.sum, (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)),
-        *map(func.sum, (row.cost, row.failed_cost, row.compared)),
-        *(func.count(row.compared), func.sum(case((row.compared.is_not(None), row.cost), else_=0))),
-    )
+    sums: dict[str, ColumnElement[Any]] = {name: row[column] for name, column in _COLUMN.items()} if spent else {}
+    if spent:
+        sums["failed_cost"] = row.failed_cost
+    sums |= {"compared": row.compared, "saved": row.compared - row.cost}
+    if local:
+        here = or_(*(func.substr(row.target, 1, len(beginning)) == beginning for beginning in local))
+        sums["local_tokens"] = case((here, row.prompt_tokens + row.completion_tokens))
+        sums["local_cost"] = case((here, row.cost - row.failed_cost))
     columns = [row[name] for name in keys]
-    statement = select(*columns, *counts, func.aggregate_strings(row.marks, "")).where(*_inside(only))
-    return Query(tuple(keys), statement.group_by(*columns), _calls)
-
-
-def _calls(row: Sequence[Any]) -> Figures:
-    *counts, marks = row
-    figures = _counted(_OF_CALLS, counts)
-    figures.total, figures.first_token = durations_in(marks), durations_in(marks, first=True)
-    for name, count in facts_in(marks).items():
-        setattr(figures, name, count)
-    return figures
-
-
-# -- of attempts
-
-
-_OF_ATTEMPTS = (
-    "attempts", "failed_attempts", "prompt", "cached", "completion", "reasoning", "cost", "failed_cost", "estimated",
-    "unpriced", "left",
-)  # fmt: skip
+    marks = func.aggregate_strings(row.marks, "")
+    statement = select(*columns, *map(func.sum, sums.values()), marks).where(*_inside(only))
+    return Query(tuple(keys), statement.group_by(*columns), tuple(sums), "calls")
 
 
 def of_attempts(only: Mapping[str, str]) -> Query:
@@ -181,46 +177,12 @@ def of_attempts(only: Mapping[str, str]) -> Query:
     row = attempts.c
     # Written into the statement: as parameters they cost a quarter of its time.
     well: BindParameter[str] = bindparam("well", NOT_FAILED, expanding=True, literal_execute=True)
-    left: BindParameter[str] = bindparam("left", "left", literal_execute=True)
-    failed = row.outcome.not_in(well)
-    counts = (
-        *(func.count(), func.count().filter(failed)),
-        *map(func.sum, (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)),
-        *(func.sum(row.cost), func.sum(row.cost).filter(failed)),
-        *(func.count().filter(holds) for holds in (row.estimated.is_(True), row.cost.is_(None), row.outcome == left)),
-    )
-    durations = (func.aggregate_strings(cast(column, Text), ",") for column in (row.first_token_ms, row.total_ms))
+    sums = *(func.sum(row[name]) for name in _COLUMN.values()), func.sum(row.cost).filter(row.outcome.not_in(well))
     columns = [row.target, *(calls.c[name] for name in only)]
     # They are those of the period's calls, whenever they began themselves: or they would not add up to the same.
-    statement = select(*columns, *counts, *durations).join_from(calls, attempts).where(*_inside(only))
-    return Query(("target", *only), statement.group_by(*columns), _attempts)
-
-
-def _attempts(row: Sequence[Any]) -> Figures:
-    *counts, first_token, total = row
-    figures = _counted(_OF_ATTEMPTS, counts)
-    figures.first_token, figures.total = _buckets(first_token), _buckets(total)
-    return figures
-
-
-def _buckets(durations: str | None) -> Counter[int]:
-    """bucket -> how many, of milliseconds with commas between them."""
-    return Counter(map(_bucket, durations.split(","))) if durations else Counter()
-
-
-@lru_cache(maxsize=65_536)
-def _bucket(milliseconds: str) -> int:
-    return bucket_of(int(milliseconds) / 1000)
-
-
-# -- of both
-
-
-def _counted(names: Sequence[str], counts: Sequence[Any]) -> Figures:
-    figures = Figures()
-    for name, count in zip(names, counts, strict=True):
-        setattr(figures, name, int(count or 0))  # a sum is a decimal in PostgreSQL, and NULL where nothing is known
-    return figures
+    statement = select(*columns, *sums, func.aggregate_strings(row.marks, "")).join_from(calls, attempts)
+    statement = statement.where(*_inside(only)).group_by(*columns)
+    return Query(("target", *only), statement, (*_COLUMN, "failed_cost"), "attempts")
 
 
 def _inside(only: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:

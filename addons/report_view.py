@@ -108,7 +108,7 @@ def _bars(comparison: Comparison, total: Figures, width: int, plain: bool) -> It
     ran = f"{_at_least(plain)} " * bool(total.unpriced) + f"{dollars(comparison.mixed)} USD"
     if comparison.cloud:
         most = "at most " * (bool(total.unpriced) and saved > 0)
-        ran += f", {most}{percent(abs(saved) / comparison.cloud)} {'saved' if saved >= 0 else 'more'}"
+        ran += f", {most}{_difference(saved / comparison.cloud)}"
     if comparison.local is None:
         local = "not known: no local model answered"
     else:
@@ -124,9 +124,9 @@ def _bars(comparison: Comparison, total: Figures, width: int, plain: bool) -> It
     for name, cost, said in rows:
         bar = ("#" if plain else "█") * round(room * (cost or 0) / highest)
         yield Text(f"{name:<{longest}}  {bar:<{room}} {said}")
-    if comparison.calls != total.calls:
-        known = f"of the {comparison.calls:,} calls (of {total.calls:,}) whose price there is known"
-        yield Text(f"The first two are {known}.", style="dim")
+    if comparison.calls != comparison.of:
+        known = f"{comparison.calls:,} of {comparison.of:,} calls"
+        yield Text(f"Compared: {known}; for the others no price is known there.", style="dim")
 
 
 def _days(report: Report, plain: bool) -> str:
@@ -164,7 +164,7 @@ def _columns(report: Report, plain: bool) -> list[_Column]:
         ("calls", 0, lambda one: f"{one.calls:,}"),
         ("streamed", 8, lambda one: percent(share(one.streamed, one.calls))),
         *(read, cached, written, cost),
-        ("saved", 1, lambda one: "-" if one.saved_share is None else percent(one.saved_share)),
+        ("saved", 1, lambda one: "-" if one.saved_share is None else _saved(one.saved_share)),
         ("refused", 7, lambda one: f"{one.refused:,}"),
         ("errors", 4, lambda one: percent(one.error_share)),
         ("failover", 7, lambda one: percent(share(one.failed_over, one.calls))),
@@ -221,7 +221,9 @@ def _about(plain: bool) -> str:
 
 
 def _cost(one: Figures, plain: bool) -> str:
-    return f"{_at_least(plain)} {dollars(one.cost)}" if one.unpriced else dollars(one.cost)
+    """`≥` where something is missing, `≈` where something is estimated: then also what that cost."""
+    marks = _at_least(plain) * bool(one.unpriced) + _about(plain) * bool(one.estimated and one.cost)
+    return f"{marks} {dollars(one.cost)}" if marks else dollars(one.cost)
 
 
 def dollars(nanos: int) -> str:
@@ -241,6 +243,22 @@ def short(count: int) -> str:
         if count >= size * 10:
             return f"{count / size:,.0f}{unit}" if count >= size * 100 else f"{count / size:.1f}{unit}"
     return f"{count:,}"
+
+
+_MOST = 10
+"""Times as much, from which on a percentage says nothing any more."""
+
+
+def _difference(saved: float) -> str:
+    """In words, what a share that was saved means: it may be negative, without end."""
+    if saved <= 1 - _MOST:
+        return f"{1 - saved:,.0f} times as much"
+    return f"{percent(abs(saved))} {'saved' if saved >= 0 else 'more'}"
+
+
+def _saved(saved: float) -> str:
+    """As _difference(), in a cell."""
+    return f"cost x{1 - saved:,.0f}" if saved <= 1 - _MOST else percent(saved)
 
 
 def percent(share: float) -> str:

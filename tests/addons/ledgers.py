@@ -75,7 +75,7 @@ def read(url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All calls and all attempts, in the order in which they were written."""
     with engine_for(url, reads=True).connect() as connection:
         found = [
-            [dict(row) for row in connection.execute(select(table).order_by(table.c.id)).mappings()]
+            [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]
             for table in (calls, attempts)
         ]
     return found[0], found[1]

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, delete
 
 from addons.figures import Figures
 from addons.ledger_store import LedgerStore, engine_for
-from addons.marks import bucket_of, marks_of
+from addons.marks import bucket_of, marks_of, marks_of_attempt
 from addons.report import day_text
 from addons.report_rows import DAY
 from addons.tables import attempts, calls
@@ -33,9 +33,19 @@ USUAL_ATTEMPT: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+_SUMS = "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost"
+
+
 def row(**fields: Any) -> dict[str, Any]:
-    """A call; its durations as buckets, for which the ledger has marks (stored), and its attempts as `tried`."""
-    return {**USUAL, **fields}
+    """A call; its durations as buckets, for which the ledger has marks (stored), and its attempts as `tried`: what it
+    took is what they did."""
+    made = {**USUAL, **fields}
+    if "tried" not in fields:
+        made["tried"] = [attempt(**{name: made[name] for name in _SUMS})] if made["attempts"] else []
+    for name in _SUMS:
+        made[name] = sum(one[name] or 0 for one in made["tried"])
+    made["failed_cost"] = fields.get("failed_cost", plain_sum_of_attempts(made["tried"]).failed_cost)
+    return made
 
 
 def attempt(**fields: Any) -> dict[str, Any]:
@@ -47,8 +57,19 @@ def stored(one: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in one.items() if not name.endswith("_bucket") and name != "tried"}
     facts = {name: bool(one[name]) for name in ("streamed", "estimated", "unpriced")}
     total, first = one["total_bucket"] if one["attempts"] else None, one["first_token_bucket"]
-    failed = one["failed_attempts"] > 0
-    return {**kept, "marks": marks_of(total, first, status=one["status"], failed=failed, **facts)}
+    facts |= {"failed": one["failed_attempts"] > 0, "answered": one["target"] is not None}
+    facts["compared"] = one["compared"] is not None
+    return {**kept, "marks": marks_of(total, first, status=one["status"], **facts)}
+
+
+def _stored_attempt(one: Mapping[str, Any]) -> dict[str, Any]:
+    first = one["first_token_ms"]
+    marks = marks_of_attempt(
+        bucket_of(one["total_ms"] / 1000),
+        None if first is None else bucket_of(first / 1000),
+        outcome=one["outcome"], estimated=one["estimated"], unpriced=one["cost"] is None,
+    )  # fmt: skip
+    return {**one, "marks": marks}
 
 
 def new_ledger(url: str, rows: Iterable[Mapping[str, Any]] = ()) -> Engine:
@@ -67,7 +88,7 @@ def fill(engine: Engine, rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
         made = [{"id": number, **stored(one)} for number, one in enumerate(rows, 1)]
         tried = [
-            {"id": number * 100 + place, "call_id": number, "number": place, **try_}
+            {"call_id": number, "number": place, **_stored_attempt(try_)}
             for number, one in enumerate(rows, 1)
             for place, try_ in enumerate(one["tried"], 1)
         ]
@@ -76,7 +97,7 @@ def fill(engine: Engine, rows: Iterable[Mapping[str, Any]]) -> None:
                 connection.execute(table.insert(), values)
 
 
-def plain_sum(rows: Iterable[Mapping[str, Any]]) -> Figures:
+def plain_sum(rows: Iterable[Mapping[str, Any]], local: str = "no such target") -> Figures:
     figures = Figures()
     for one in rows:
         figures.calls += 1
@@ -87,14 +108,17 @@ def plain_sum(rows: Iterable[Mapping[str, Any]]) -> Figures:
         figures.reasoning += one["reasoning_tokens"]
         figures.cost += one["cost"]
         figures.failed_cost += one["failed_cost"]
-        if one["compared"] is not None:
+        if (one["target"] or "").startswith(local):
+            figures.local_tokens += one["prompt_tokens"] + one["completion_tokens"]
+            figures.local_cost += one["cost"] - one["failed_cost"]
+        refused = not one["attempts"] and 400 <= one["status"] < 500 and one["status"] != 499
+        if one["compared"] is not None and not refused:
             figures.compared += one["compared"]
             figures.compared_calls += 1
             figures.cost_of_compared += one["cost"]
         figures.streamed += one["streamed"]
         figures.estimated += one["estimated"]
         figures.unpriced += one["unpriced"]
-        refused = not one["attempts"] and 400 <= one["status"] < 500 and one["status"] != 499
         figures.refused += refused
         figures.errors += one["status"] >= 400 and one["status"] != 499 and not refused
         figures.left += one["status"] == 499

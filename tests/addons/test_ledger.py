@@ -101,7 +101,7 @@ def test_every_column_of_a_whole_call(kept: Kept) -> None:
     assert call["total_ms"] >= call["first_token_ms"] >= 0
     assert durations_in(call["marks"]) == {bucket_of(call["total_ms"] / 1000): 1}
     assert durations_in(call["marks"], first=True) == {bucket_of(call["first_token_ms"] / 1000): 1}
-    assert facts_in(call["marks"]) == {name: 1 for name in ("streamed", "estimated", "unpriced") if call[name]}
+    assert facts_in(call["marks"]) == {"answered": 1, "compared_calls": 1}
     asked, said = used["prompt_tokens"], used["completion_tokens"]
     cached = used["prompt_tokens_details"]["cached_tokens"]
     cost = (asked - cached) * 1000 + cached * 500 + said * 2000
@@ -120,7 +120,10 @@ def test_every_column_of_a_whole_call(kept: Kept) -> None:
     }  # fmt: skip
     assert begun - 1 < attempt["time"] < time.time()
     assert attempt["total_ms"] >= attempt["first_token_ms"] >= 0
-    told = {name: attempt[name] for name in attempt if name not in ("id", "time", "first_token_ms", "total_ms")}
+    assert not facts_in(attempt["marks"])
+    assert durations_in(attempt["marks"]) == {bucket_of(attempt["total_ms"] / 1000): 1}
+    assert durations_in(attempt["marks"], first=True) == {bucket_of(attempt["first_token_ms"] / 1000): 1}
+    told = {name: attempt[name] for name in attempt if name not in ("time", "marks", "first_token_ms", "total_ms")}
     assert told == {
         "call_id": call["id"], "number": 1, "target": DEEPSEEK, "outcome": "ok", "continues": False,
         "prompt_tokens": asked, "cached_tokens": cached, "completion_tokens": said, "reasoning_tokens": 0,
@@ -191,7 +194,7 @@ def test_a_target_that_refuses_a_call_makes_it_an_error_and_no_refusal_of_ours(k
     kept.world.ollama.plan(Status(400))
     call, (attempt,) = (kept.world.ask(), kept.one())[1]
     assert (call["status"], attempt["outcome"]) == (400, "refused")
-    assert facts_in(call["marks"]) == {"errors": 1}
+    assert facts_in(call["marks"]) == {"errors": 1, "compared_calls": 1}
     assert durations_in(call["marks"]).total() == 1
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addons.marks import FACTS, LENGTH, bucket_of, durations_in, facts_in, marks_of, seconds_in
+from addons.marks import FACTS, LENGTH, bucket_of, durations_in, facts_in, marks_of, marks_of_attempt, seconds_in
 
 buckets = st.integers(0, 8098)
 one_call = st.fixed_dictionaries(
@@ -20,6 +21,8 @@ one_call = st.fixed_dictionaries(
         "estimated": st.booleans(),
         "unpriced": st.booleans(),
         "failed": st.booleans(),
+        "answered": st.booleans(),
+        "compared": st.booleans(),
     }
 )
 
@@ -41,7 +44,34 @@ def test_what_is_written_of_many_calls_is_read_from_their_string(calls: list[dic
         facts["left"] += call["status"] == 499
         refused = call["total"] is None and call["status"] in (400, 404, 429)
         facts["refused"] += refused
+        facts["answered"] += bool(call["answered"])
+        facts["compared_calls"] += bool(call["compared"]) and not refused
         facts["errors"] += not good and call["status"] != 499 and not refused
+    assert facts_in(marks) == +facts
+
+
+one_attempt = st.fixed_dictionaries(
+    {
+        "total": buckets,
+        "first": st.none() | buckets,
+        "outcome": st.sampled_from(["ok", "left", "cut", "status_500"]),
+        "estimated": st.booleans(),
+        "unpriced": st.booleans(),
+    }
+)
+
+
+@given(st.lists(one_attempt))
+def test_what_is_written_of_many_attempts_is_read_from_their_string(attempts: list[dict[str, Any]]) -> None:
+    marks = "".join(marks_of_attempt(**one) for one in attempts)
+    assert len(marks) == LENGTH * len(attempts)
+    assert durations_in(marks) == Counter(one["total"] for one in attempts)
+    assert durations_in(marks, first=True) == Counter(one["first"] for one in attempts if one["first"] is not None)
+    facts: Counter[str] = Counter()
+    for one in attempts:
+        facts.update(name for name in ("estimated", "unpriced") if one[name])
+        facts["left"] += one["outcome"] == "left"
+        facts["failed_attempts"] += one["outcome"] in ("cut", "status_500")
     assert facts_in(marks) == +facts
 
 

@@ -28,7 +28,7 @@ from addons.report_export import as_csv, as_json, exact
 from addons.report_source import ledger_at, open_ledger
 from addons.report_view import dollars, percent, short, show
 from addons.settings import SettingsError
-from tests.addons.ledgers import account, running, sqlite_url, until
+from tests.addons.ledgers import TRIED, account, running, sqlite_url, until
 from tests.addons.reports import NOON, attempt, new_ledger, row
 
 RULES = (
@@ -103,8 +103,8 @@ def printed(report: Report, comparison: Comparison | None = None, *, width: int 
 
 def report_of(tmp_path: Path, *rows: dict[str, Any], by: str = "client", local: bool = False) -> Report:
     new_ledger(sqlite_url(tmp_path), rows)
-    is_local = (lambda target: target.startswith("ollama/")) if local else None
-    return make_report(open_ledger(ledger_at(sqlite_url(tmp_path))), by, 0.0, 2 * NOON, is_local=is_local)
+    ours = ["ollama/"] if local else None
+    return make_report(open_ledger(ledger_at(sqlite_url(tmp_path))), by, 0.0, 2 * NOON, local=ours)
 
 
 def test_each_grouping_is_an_option() -> None:
@@ -114,7 +114,7 @@ def test_each_grouping_is_an_option() -> None:
 def test_what_a_gateway_wrote_is_reported_while_it_goes_on(tmp_path: Path, command: Command) -> None:
     (tmp_path / "rules.yaml").write_text(LEDGER)
     with running(sqlite_url(tmp_path)) as ledger:
-        ledger.put(account(cost=1_500_000_000))
+        ledger.put(account(cost=1_500_000_000, tried=(TRIED._replace(cost=1_500_000_000),)))
         until(lambda: ledger.written == 1, "it is written")
         done = command("--json")
         ledger.put(account())
@@ -220,7 +220,7 @@ def test_by_target_what_nobody_answered_is_a_sentence_and_no_line(
     text = command("--by", "target").out
     lines = {line.split()[0]: line.split() for line in text.splitlines() if "/" in line}
     assert lines["cloud/a"] == ["cloud/a", "2", "200", "0", "0", "2.00", "100", "%", "-", "0.1/0.1"]
-    assert lines["ollama/b"][:8] == ["ollama/b", "2", "≈200", "0", "≈100", "≥", "2.00", "0"]
+    assert lines["ollama/b"][:8] == ["ollama/b", "2", "≈200", "0", "≈100", "≥≈", "2.00", "0"]
     assert not [line for line in text.splitlines() if line.startswith("- ")]
     assert "1 call was answered by no target (1 refused)." in text
     assert "Times: half of the attempts took no longer/95 % of them" in text
@@ -336,7 +336,44 @@ def test_the_three_ways_are_compared_for_the_calls_that_can_be(tmp_path: Path) -
     assert "as it ran         ██████████               4.00 USD, 60 % saved" in text
     assert "all at cloud/big  ████████████████████████ 10.00 USD" in text
     assert "all local                                  0 USD (no price of a machine)" in text
-    assert "The first two are of the 1 calls (of 2) whose price there is known." in text
+    assert "Compared: 1 of 2 calls; for the others no price is known there." in text
+
+
+def test_refused_calls_are_not_among_those_that_are_compared(tmp_path: Path) -> None:
+    refused = row(status=429, attempts=0, target=None, compared=0)
+    for others, words in (([], None), ([row()], "Compared: 1 of 2 calls; for")):
+        report = report_of(tmp_path, row(compared=10), refused, refused, *others)
+        text = printed(report, compare(report, "cloud/big"))
+        assert report.total.compared_calls == 1
+        assert words in text if words is not None else "Compared" not in text
+
+
+@pytest.mark.parametrize(("cost", "said", "cell"), [
+    (10**9, "50 % saved", "50 %"), (2 * 10**9, "0 % saved", "0 %"), (19 * 10**9, "850 % more", "-850 %"),
+    (1336 * 10**9, "668 times as much", "cost x668"),
+])  # fmt: skip
+def test_what_is_many_times_as_much_is_said_as_that(tmp_path: Path, cost: int, said: str, cell: str) -> None:
+    report = report_of(tmp_path, row(cost=cost, compared=2 * 10**9))
+    text = printed(report, compare(report, "cloud/big"))
+    assert f"USD, {said}\n" in text
+    assert [cell in line for line in text.splitlines() if line.startswith("notebook")] == [True]
+
+
+def test_what_estimated_tokens_cost_is_marked_as_estimated(tmp_path: Path) -> None:
+    text = printed(report_of(tmp_path, row(client="cut", estimated=True, cost=10**9), row(client="whole", cost=10**9)))
+    assert "Cost    ≈ 2.00 USD" in text
+    assert [line.split()[7:9] for line in text.splitlines() if line.startswith("cut")] == [["≈", "1.00"]]
+    assert not [line for line in text.splitlines() if line.startswith("whole") and "≈" in line]
+
+
+def test_nothing_is_wrapped_in_a_file(command: Command, ledger: Callable[..., Path]) -> None:
+    ledger(
+        ago(streamed=True, compared=1, cost=10**18, first_token_bucket=200),
+        rules=COMPARED.replace("cloud/big", "c/" + "x" * 200),
+    )
+    lines = command("--by", "endpoint").out.splitlines()
+    assert [line for line in lines if "/chat/completions" in line and "1,000,000,000" in line]
+    assert [line for line in lines if line.startswith("all at c/xxx") and line.endswith("USD")]
 
 
 def test_what_cost_more_than_the_cloud_is_not_called_saved(tmp_path: Path) -> None:
@@ -347,13 +384,13 @@ def test_what_cost_more_than_the_cloud_is_not_called_saved(tmp_path: Path) -> No
 def test_all_local_costs_what_local_tokens_did(tmp_path: Path) -> None:
     local = row(target="ollama/a", cost=3 * 10**9, failed_cost=10**9, compared=1)
     report = report_of(tmp_path, local, row(target="cloud/b", compared=1), row(target=None, compared=1), local=True)
-    assert compare(report, "cloud/big") == Comparison("cloud/big", 3, 3 * 10**9, 3, 6 * 10**9)
+    assert compare(report, "cloud/big") == Comparison("cloud/big", 3, 3, 3 * 10**9, 3, 6 * 10**9)
 
 
 def test_without_a_local_call_nobody_knows_what_local_ones_cost(tmp_path: Path) -> None:
     report = report_of(tmp_path, row(target="cloud/b", compared=1), local=True)
     found = compare(report, "cloud/big")
-    assert found == Comparison("cloud/big", 1, 0, 1, None)
+    assert found == Comparison("cloud/big", 1, 1, 0, 1, None)
     assert "not known: no local model answered" in printed(report, found)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import sqlite
 
+from addons.marks import marks_of_attempt
 from addons.report import make_report
 from addons.report_source import ledger_at, open_ledger
 from addons.tables import calls
@@ -25,8 +26,8 @@ PATIENCE = 4.0
 """Seconds of a processor. It takes about one and a half, of two cores at once; more where others use them too."""
 _KINDS = 997
 _ATTEMPTS = """
-INSERT INTO attempts SELECT 2 * id + {number}, id, {number}, time, {target}, {outcome}, 0, prompt_tokens, 0,
-completion_tokens, 0, 0, {cost}, total_ms / 2, total_ms + id % 500 FROM calls WHERE {which}
+INSERT INTO attempts SELECT id, {number}, {target}, {tokens}, '{outcome}', substr(marks, 1, 4) || '{facts}', time, 0, 0, total_ms / 2,
+total_ms + id % 500 FROM calls WHERE {which} ORDER BY id
 """
 
 
@@ -72,10 +73,14 @@ def url(tmp_path_factory: pytest.TempPathFactory, kinds: list[dict[str, object]]
 
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.executemany(str(insert), rows())
-        connection.execute(_ATTEMPTS.format(number=1, target="target", outcome="'ok'", cost="cost", which="1"))
-        connection.execute(
-            _ATTEMPTS.format(number=0, target="'cloud/broken'", outcome="'cut'", cost="0", which="id % 10 = 0")
-        )
+        tokens = "prompt_tokens, 0, completion_tokens, 0, cost"
+        for number, target, outcome, taken, which in (
+            (1, "target", "ok", tokens, "1"), (2, "'cloud/broken'", "cut", "0, 0, 0, 0, 0", "id % 10 = 0"),
+        ):  # fmt: skip
+            facts = marks_of_attempt(0, None, outcome=outcome, estimated=False, unpriced=False)[4:]
+            connection.execute(
+                _ATTEMPTS.format(number=number, target=target, outcome=outcome, tokens=taken, which=which, facts=facts)
+            )
     yield url
     Path(folder / "ledger.sqlite").unlink()  # pytest keeps folders, and this file is large
 
