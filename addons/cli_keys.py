@@ -28,7 +28,7 @@ app.add_typer(keys, name="keys")
 
 ClientArgument = Annotated[str, typer.Argument(metavar="NAME", help="The client, as `clients` of the rules has it.")]
 _WIDE, _GAP = 30, 2
-"""Characters: in a terminal no column of `list` is wider than the first, and no shorter word in it is cut."""
+"""Characters: in a terminal no column of `list` is wider than the first, and no shorter line in it is cut."""
 _BEGINNING = re.compile(r"[0-9a-fA-F]{4,64}")
 
 
@@ -82,16 +82,18 @@ def _print(columns: Mapping[str, Sequence[str]]) -> None:
     is no terminal gets lines as long as they are.
     """
     bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(highlight=False, width=None if bounded else UNBOUNDED)
+    most = _WIDE if bounded else UNBOUNDED
+    widths = {
+        head: min(most, max(len(line) for text in (head, *cells) for line in text.split("\n")))
+        for head, cells in columns.items()
+    }
+    console.width = max(console.width, sum(widths.values()) + _GAP * (len(widths) + 1))
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    least = 0
-    for head, cells in columns.items():
-        width = min(_WIDE, max(len(word) for text in (head, *cells) for word in text.split()))
-        shown.add_column(head, overflow="fold", min_width=width, max_width=_WIDE if bounded else None)
-        least += width + _GAP
+    for head, width in widths.items():
+        shown.add_column(head, overflow="fold", width=width)
     for row in zip(*columns.values(), strict=True):
         shown.add_row(*map(Text, row))
-    console = Console(highlight=False, width=None if bounded else UNBOUNDED)
-    console.width = max(console.width, least)
     console.print(shown)
 
 
