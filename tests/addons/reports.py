@@ -38,14 +38,22 @@ _SUMS = "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens
 
 def row(**fields: Any) -> dict[str, Any]:
     """A call; its durations as buckets, for which the ledger has marks (stored), and its attempts as `tried`: what it
-    took is what they did."""
+    took is what they did. What was refused would have cost nothing elsewhere either.
+    """
     made = {**USUAL, **fields}
     if "tried" not in fields:
         made["tried"] = [attempt(**{name: made[name] for name in _SUMS})] if made["attempts"] else []
     for name in _SUMS:
         made[name] = sum(one[name] or 0 for one in made["tried"])
+    made["attempts"] = len(made["tried"])
+    if _refused(made) and made["compared"] is not None:
+        made["compared"] = 0
     made["failed_cost"] = fields.get("failed_cost", plain_sum_of_attempts(made["tried"]).failed_cost)
     return made
+
+
+def _refused(one: Mapping[str, Any]) -> bool:
+    return not one["attempts"] and 400 <= one["status"] < 500 and one["status"] != 499
 
 
 def attempt(**fields: Any) -> dict[str, Any]:
@@ -111,11 +119,11 @@ def plain_sum(rows: Iterable[Mapping[str, Any]], local: str = "no such target") 
         if (one["target"] or "").startswith(local):
             figures.local_tokens += one["prompt_tokens"] + one["completion_tokens"]
             figures.local_cost += one["cost"] - one["failed_cost"]
-        refused = not one["attempts"] and 400 <= one["status"] < 500 and one["status"] != 499
-        if one["compared"] is not None and not refused:
+        refused = _refused(one)
+        if one["compared"] is not None:
             figures.compared += one["compared"]
-            figures.compared_calls += 1
             figures.cost_of_compared += one["cost"]
+            figures.compared_calls += not refused  # what is refused costs nothing, here or there
         figures.streamed += one["streamed"]
         figures.estimated += one["estimated"]
         figures.unpriced += one["unpriced"]

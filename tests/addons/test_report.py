@@ -84,7 +84,6 @@ rows = st.builds(
     endpoint=st.sampled_from(["/chat/completions", "/embeddings"]),
     status=st.sampled_from([200, 399, 400, 429, 498, 499, 500, 503]),
     streamed=st.booleans(),
-    attempts=st.integers(0, 2),
     failed_attempts=st.integers(0, 3),
     tried=st.lists(attempts, max_size=3),
     estimated=st.booleans(),
