@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import sys
@@ -332,22 +331,14 @@ def test_a_port_that_is_taken_is_named_whoever_wanted_it(arguments: list[str], w
 
 
 def test_the_first_answer_comes_within_three_seconds_of_the_start(tmp_path: Path) -> None:
-    """Of a processor: on a machine that is busy with other things it may come later, but not three times as late."""
-    used: list[float] = []
-    while not used or (min(used) > 3 and len(used) < 4):
-        before, began = _processor_time(), time.monotonic()
+    took: list[float] = []
+    while not took or (min(took) > 3 and len(took) < 4):  # a machine that is busy with other things gets another try
+        began = time.monotonic()
         with GatewayProcess(SANDBOX, tmp_path) as gateway, Door(int(gateway.url.rpartition(":")[2])) as door:
             body = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
             assert door.ask("POST /v1/chat/completions", body=json.dumps(body).encode()).status == 200
-            assert time.monotonic() - began < 9
-        used.append(_processor_time() - before)
-    assert min(used) < 3
-
-
-def _processor_time() -> float:
-    """Seconds that processes took which this one started and saw end."""
-    found = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return found.ru_utime + found.ru_stime
+            took.append(time.monotonic() - began)
+    assert min(took) < 3
 
 
 def ollama_rules(ollama: OllamaStandIn) -> str:
