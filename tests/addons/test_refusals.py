@@ -61,14 +61,38 @@ def test_tokens_are_told_from_requests_by_their_type() -> None:
     )
 
 
-def test_what_never_fits_is_final_and_names_both_numbers() -> None:
-    fault = told("1000 tokens/minute", used=0, amount=2500, wait=math.inf)
+@pytest.mark.parametrize(
+    ("written", "amount", "scope", "words"),
+    [
+        (
+            "1000 tokens/minute",
+            2500,
+            OWN,
+            "in client notebook on tokens per min (TPM): Limit 1000, Requested 2500. "
+            "The prompt alone is larger than the limit; it must be shorter.",
+        ),
+        (
+            "0.05 USD/day",
+            22_500_000_000,
+            OWN,
+            "in client notebook on money: with this prompt it costs at least 22.50 USD, and the budget is 0.05 USD per "
+            "day. A shorter one costs less.",
+        ),
+        (
+            "0.05 USD/day",
+            22_500_000_000,
+            ALL,
+            "for all clients together on money: with this prompt it costs more than the whole budget. "
+            "A shorter one costs less.",
+        ),
+    ],
+    ids=["tokens", "money", "money of several clients"],
+)
+def test_what_never_fits_is_final_and_says_why(written: str, amount: int, scope: str, words: str) -> None:
+    fault = told(written, used=0, amount=amount, wait=math.inf, scope=scope)
     assert type(fault) is NeverFits
     assert (fault.final, fault.retry_after) == (True, None)
-    assert fault.message == (
-        "Request too large for `gpt-4o` in client notebook on tokens per min (TPM): Limit 1000, Requested 2500. "
-        "The prompt alone is larger than the limit; it must be shorter."
-    )
+    assert fault.message == f"Request too large for `gpt-4o` {words}"
 
 
 @pytest.mark.parametrize(("used", "words"), [(1, "1 call is under way"), (8, "8 calls are under way")])
@@ -115,20 +139,6 @@ def test_tokens_that_are_set_aside_are_not_called_used() -> None:
     assert type(fault) is TokensReached
     assert (fault.final, fault.retry_after) == (False, 1.0)
     assert "Limit 1000, Used 600, Requested 300, and 400 are set aside for calls that are under way" in fault.message
-
-
-def test_a_prompt_that_costs_more_than_the_budget_is_told_that_it_never_fits() -> None:
-    fault = told("0.05 USD/day", used=0, amount=22_500_000_000, wait=math.inf)
-    assert type(fault) is NeverFits
-    assert (fault.final, fault.retry_after) == (True, None)
-    assert fault.message == (
-        "Request too large for `gpt-4o` in client notebook on money: with this prompt it costs at least 22.50 USD, and "
-        "the budget is 0.05 USD per day. A shorter one costs less."
-    )
-    assert told("0.05 USD/day", used=0, amount=22_500_000_000, wait=math.inf, scope=ALL).message == (
-        "Request too large for `gpt-4o` for all clients together on money: with this prompt it costs more than the "
-        "whole budget. A shorter one costs less."
-    )
 
 
 def test_a_long_name_is_cut() -> None:

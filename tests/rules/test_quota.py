@@ -119,6 +119,15 @@ def admitted(limit: Limit, history: Sequence[tuple[int, int]], start: float = 0.
     return found
 
 
+def after(history: Sequence[tuple[int, int]]) -> tuple[Window, float]:
+    """A minute's window to which all of it was added, and the moment of the last."""
+    window, at = Window(60), 0.0
+    for wait, amount in history:
+        at += wait / 100
+        window.add(amount, at)
+    return window, at
+
+
 @settings(deadline=None)
 @given(steps, st.sampled_from([1.0, 7.0, 60.0, 90.5]), st.floats(-1000, 1e9))
 def test_in_no_span_of_a_windows_length_is_more_than_the_limit_admitted(
@@ -145,10 +154,7 @@ def test_everything_that_is_old_enough_comes_back(history: list[tuple[int, int]]
 @settings(deadline=None)
 @given(steps, st.integers(0, 12))
 def test_when_there_is_room_again_is_exact(history: list[tuple[int, int]], room: int) -> None:
-    window, at = Window(60), 0.0
-    for wait, amount in history:
-        at += wait / 100
-        window.add(amount, at)
+    window, at = after(history)
     when = window.fits_at(room, at)
     if when > at:
         assert window.used(at) > room
@@ -160,10 +166,7 @@ def test_when_there_is_room_again_is_exact(history: list[tuple[int, int]], room:
 @settings(deadline=None)
 @given(steps)
 def test_a_window_is_empty_when_its_last_slot_is_too_old(history: list[tuple[int, int]]) -> None:
-    window, at = Window(60), 0.0
-    for wait, amount in history:
-        at += wait / 100
-        window.add(amount + 1, at)
+    window, at = after([(wait, amount + 1) for wait, amount in history])
     when = window.empty_at(at)
     assert window.used(when - 1e-6) > 0
     assert window.used(when + 1e-6) == 0
