@@ -210,9 +210,10 @@ def test_the_ledgers_files_hold_no_secret_while_they_are_written(tmp_path: Path)
         make_calls(process, deepseek, limited=True)
         wal = tmp_path / "ledger.sqlite-wal"
         wait_for(lambda: wal.exists() and b"deepseek" in wal.read_bytes(), "the calls are in the log of the ledger")
-        for file in tmp_path.iterdir():
-            if file.name.startswith("ledger"):
-                check_clean(file.read_bytes(), file.name)
+        files = {file.name: file.read_bytes() for file in tmp_path.glob("ledger*")}
+        assert {"ledger.sqlite", "ledger.sqlite-wal"} <= files.keys()
+        for name, held in files.items():
+            check_clean(held, name)
 
 
 def test_a_prompt_that_is_kept_holds_no_key(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ def gateway(ollama: OllamaStandIn, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-def check_alone(answer: httpx.Response) -> None:
+def others_in(answer: httpx.Response) -> list[str]:
+    """Who of the others an answer tells of."""
     told = f"{answer.headers} {answer.text}".lower()
-    assert [name for name in OTHERS if name in told] == [], told
+    return [name for name in OTHERS if name in told]
 
 
 @pytest.mark.parametrize("key", [MINE, "finch-key-012345678x", None], ids=["its key", "no key of ours", "no key"])
@@ -63,7 +64,7 @@ def test_no_endpoint_tells_a_client_of_another(path: str, key: str | None, gatew
             client.headers["authorization"] = f"Bearer {key}"
         for method in ("GET", "POST", "DELETE", "OPTIONS"):
             body = {"model": "qwen2.5:7b", "input": "hello", "prompt": "hello", **SAY} if method == "POST" else None
-            check_alone(client.request(method, path, json=body))
+            assert others_in(client.request(method, path, json=body)) == []
 
 
 @pytest.mark.parametrize(("body", "status"), [
@@ -75,7 +76,7 @@ def test_no_answer_to_a_call_tells_a_client_of_another(body: dict[str, object], 
     with gateway.client(MINE) as client:
         answer = client.post(CHAT, json={**SAY, **body})
     assert answer.status_code == status, answer.text
-    check_alone(answer)
+    assert others_in(answer) == []
 
 
 def test_whoever_runs_the_gateway_sees_them(gateway: Gateway) -> None:
@@ -93,16 +94,16 @@ def test_no_failure_of_a_target_tells_a_client_of_another(gateway: Gateway, olla
     finally:
         ollama.always = None
     assert answer.status_code == 502
-    check_alone(answer)
+    assert others_in(answer) == []
 
 
 def test_what_another_had_answered_is_as_unknown_as_what_nobody_had(gateway: Gateway) -> None:
     with gateway.client("magpie's-key-0123456789") as magpie:
-        check_alone(magpie.get("/health"))
+        assert others_in(magpie.get("/health")) == []
         made = magpie.post("/v1/responses", json={"model": "magpie-model", "input": "hi"})
     wanted = made.json().get("id", "resp_1")
     with gateway.client(MINE) as client:
         mine, nobodys = (client.get(f"/v1/responses/{one}") for one in (wanted, "resp_of_nobody"))
     assert mine.status_code == nobodys.status_code == 404
     assert mine.text.replace(wanted, "resp_of_nobody") == nobodys.text
-    check_alone(mine)
+    assert others_in(mine) == []

@@ -176,10 +176,6 @@ class Turns:
         if (self.sure and not verdict) or (self.hopeless and verdict):
             self.wrong.append(turn)
 
-    def check(self) -> None:
-        assert (self.wrong, len(self.verdicts)) == ([], TURNS)
-        assert {True, False} == set(self.verdicts)
-
 
 def test_two_hundred_calls_on_one_http_1_connection_outlive_servers_that_come_and_go(servers: World) -> None:
     turns = Turns(servers)
@@ -187,7 +183,8 @@ def test_two_hundred_calls_on_one_http_1_connection_outlive_servers_that_come_an
         for turn in range(TURNS):
             turns.begin(turn)
             turns.end(turn, ask_on(connection, ("qwen2.5:7b", "deep")[turn % 2], turn % 3 == 0))
-    turns.check()
+    assert (turns.wrong, len(turns.verdicts)) == ([], TURNS)
+    assert {True, False} == set(turns.verdicts)
 
 
 def test_two_hundred_calls_on_one_http_2_connection_outlive_servers_that_come_and_go(servers: World) -> None:
@@ -198,4 +195,5 @@ def test_two_hundred_calls_on_one_http_2_connection_outlive_servers_that_come_an
             number = client.ask(("qwen2.5:7b", "deep")[turn % 2], turn % 3 == 0)
             client.read(lambda number=number: number in client.ended)  # type: ignore[misc]
             turns.end(turn, client.answer(number))
-    turns.check()
+    assert (turns.wrong, len(turns.verdicts)) == ([], TURNS)
+    assert {True, False} == set(turns.verdicts)

@@ -15,7 +15,7 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.audio import Transcription, TranscriptionStreamEvent, TranscriptionVerbose
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tests.wire.cases import CREATED, MODEL, Case, asked, cases, is_read, made_ids, reader
 from tests.wire.cases import body as body_of
@@ -83,6 +83,15 @@ class Row:
     @property
     def broken(self) -> list[Case]:
         return [case for case in self.replies if "fault" in case.row]
+
+
+def misfits(kind: TypeAdapter[Any], value: Json) -> list[str]:
+    """What the SDK's own type does not take of a reply or an event, read strictly from its JSON."""
+    try:
+        kind.validate_json(orjson.dumps(value), strict=True)
+    except ValidationError as error:
+        return [str(error)]
+    return []
 
 
 def opening(request: ModelRequest) -> Opening:
