@@ -12,22 +12,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from addons.layer import GatewayLayer
 from rules.conditions import Seen
 from rules.health import CLOSED
+from tests.certificates import own_certificate
 from tests.gateway import Gateway, patient
 from tests.standins import (
     DeepSeekStandIn,
@@ -450,27 +445,9 @@ class _Handshake(socketserver.BaseRequestHandler):
 @contextmanager
 def untrusted() -> Iterator[tuple[str, list[bytes]]]:
     """The https address of a server whose certificate nobody trusts, and what it was told."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    form = serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "server.pem")
-        file.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
+        context.load_cert_chain(own_certificate(Path(folder), "127.0.0.1"))
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handshake) as server:
         server.daemon_threads = True
         server.context, server.heard = context, []  # type: ignore[attr-defined]

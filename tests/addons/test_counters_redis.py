@@ -21,8 +21,9 @@ from addons.counters_memory import MemoryStore
 from addons.counters_redis import LEASE, PATIENCE, RedisStore, in_time
 from addons.stores import open_store
 from rules.quota import A_PLACE, MAX_AMOUNT, Charge, Limit, parse_limit
+from tests.certificates import own_certificate
 from tests.gateway import ROOT
-from tests.servers import RedisServer, behind_tls, own_certificate
+from tests.servers import RedisServer, behind_tls
 from tests.standins import until
 
 LIMITS = ("7/minute", "20/hour", "500 tokens/minute", "2000 tokens/90s", "0.003 USD/hour", "3 parallel")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from addons.fetch import Fetcher
-from tests.addons.test_fetch import HERE, PNG, Names, moves, sends, serving
+from tests.addons.fetching import HERE, PNG, Names, moves, sends, serving
 from tests.gateway import Gateway
 from tests.standins import DeepSeekStandIn, ModelCard, OllamaStandIn, RawServer
 from tests.standins.raw import Expect, Wait

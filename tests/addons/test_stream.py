@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -16,28 +14,12 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from addons import inventory
-from tests.addons.calls import (
-    Answer,
-    Http2,
-    ask_on,
-    clean_log,
-    raw_request,
-    read_until,
-    unanswered,
-    world,
-)
+from tests.addons.calls import Answer, Http2, ask_on, clean_log, raw_request, read_until, unanswered, world
+from tests.certificates import own_certificate
 from tests.gateway import Gateway, patient
-from tests.standins import (
-    DeepSeekStandIn,
-    RawServer,
-    raw,
-)
+from tests.standins import DeepSeekStandIn, RawServer, raw
 from tests.standins.raw import Expect, Flood, Script, Send, Wait, chunk, chunked_head, head
 
 SLACK = 2.5
@@ -226,27 +208,7 @@ def test_a_stream_gets_its_comments_while_one_connection_after_the_other_hangs()
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate for 127.0.0.1 that sign themselves."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("tls") / "server.pem"
-    form = serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    file.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
-    return file
+    return own_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
 
 
 class TlsServer:
