@@ -7,9 +7,10 @@ plays any list of bytes, waits and resets for the cases that no well-meant serve
 
 from .compat import CompatStandIn
 from .deepseek import DeepSeekStandIn
+from .framing import Seen
+from .loop import until
 from .ollama import ModelCard, OllamaStandIn
-from .raw import RawServer
-from .server import (
+from .plans import (
     BadLine,
     Blank,
     CutAfter,
@@ -25,17 +26,16 @@ from .server import (
     Normal,
     Pace,
     Plan,
-    Prefill,
     ResetAfterHeaders,
     ResetBeforeHeaders,
     Say,
-    Seen,
     Silence,
     SilenceAfterHeaders,
-    StandIn,
     Status,
-    until,
 )
+from .raw import RawServer
+from .server import StandIn
+from .texts import Prefill
 
 __all__ = [
     "BadLine",

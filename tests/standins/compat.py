@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .server import Answer, Prefill, Seen, StandIn, compact, halves
-from .texts import continuation, vector
+from .documents import compact
+from .framing import Answer, Seen
+from .server import StandIn
+from .texts import Prefill, continuation, halves, vector
 
 _JSON = (("Content-Type", "application/json"),)
 

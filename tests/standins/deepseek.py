@@ -17,7 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .compat import completion, write
-from .server import Answer, Seen, StandIn, compact, differing, example, halves, rest_of, words
+from .documents import compact, example
+from .framing import Answer, Seen
+from .server import StandIn
+from .texts import differing, halves, rest_of, words
 
 BETA_PATH = "/beta/chat/completions"
 FILL_PATH = "/beta/completions"

@@ -22,8 +22,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from .server import Answer, Seen, StandIn, compact, differing, example, rest_of, words
-from .texts import continuation, vector
+from .documents import compact, example
+from .framing import Answer, Seen
+from .server import StandIn
+from .texts import continuation, differing, rest_of, vector, words
 
 _JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain"

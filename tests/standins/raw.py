@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .server import Connection, LoopServer, Seen, read_request
+from .framing import Seen, read_request
+from .loop import Connection, LoopServer
 
 
 @dataclass(frozen=True)
