@@ -1,10 +1,11 @@
 """The ledger: every call and every attempt, kept in a database. Writing it never slows or fails a call.
 
-Accounts wait in a queue for a thread, which writes them together a few times a second. Where the database is away they
-go on waiting; when too many do, the oldest are dropped, and counted.
+Rows wait in a queue for a thread, which writes them together twice a second. Where the database is away they go on
+waiting; when too many do, the oldest are dropped, and counted.
 
-The trap: the thread shares the interpreter with all calls. A thousand rows made at a stretch would hold every stream
-for as long as that takes; so the thread makes a few, and sleeps for a moment.
+The trap: the thread shares the interpreter with all calls, and each time that it takes its lock and gives it back the
+calls lose more than the work itself takes. So the rows of a call are made where it ends, and the thread has little more
+to do than to hand them to the database, in few pieces.
 """
 
 from __future__ import annotations
@@ -25,16 +26,12 @@ from addons.ledger_store import LedgerStore
 from rules.terms import Ledger as LedgerTerms
 
 BOUND = 20_000
-"""Accounts that may wait."""
+"""Calls that may wait."""
 TEXTS = 256 * 1024 * 1024
 """Bytes that their prompts and answers may take, where those are kept: then fewer of them may wait."""
-PAUSE = 0.25
+PAUSE = 0.5
 """Seconds between two batches, unless as much as a batch waits."""
 BATCH = 1000
-_AT_A_STRETCH = 16
-"""Rows that are made before the calls have their turn."""
-_TURN = 0.0005
-"""Seconds that they have it, at the least."""
 BACKOFF = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds to the next try after the first, the second, … failure."""
 CHECK = 60.0
@@ -51,17 +48,17 @@ class Ledger:
         self.written = 0
         """Calls that stand in the database."""
         self._wall = wall
-        self._waiting: deque[Account] = deque()
+        self._waiting: deque[Written] = deque()
         self._bound = min(BOUND, max(1, TEXTS // (2 * terms.content))) if terms.content else BOUND
         self._many = min(BATCH, self._bound)
         self._taken: list[Written] = []
         """What the thread has in hand."""
-        self._making = False
-        """It has one more, of which it makes a row."""
+        self._moving = False
+        """It may have one more, which is in neither of the two."""
         self._dropped = 0
-        """Because too many waited."""
+        """Because too many waited, or no row could be made of them."""
         self._refused = 0
-        """By the database, or because no row could be made of them."""
+        """By the database."""
         self._work = Event()
         """Something is to be done."""
         self._hurry = Event()
@@ -97,7 +94,7 @@ class Ledger:
     def backlog(self) -> int:
         """Calls that are still to be written."""
         # In the order in which they pass: none is missed while it moves on.
-        return len(self._waiting) + self._making + len(self._taken)
+        return len(self._waiting) + self._moving + len(self._taken)
 
     def start(self) -> None:
         """Never raises: where the database is away, rows wait."""
@@ -106,8 +103,14 @@ class Ledger:
 
     def put(self, account: Account) -> None:
         """Never waits, never raises."""
+        try:
+            rows = written(account, self._ids, self._wall())
+        except Exception as error:
+            self._dropped += 1
+            self._complain(f"{type(error).__name__} in {account.request_id}")
+            return
         waiting = self._waiting
-        waiting.append(account)
+        waiting.append(rows)
         # After the append: if the thread has just found the queue empty, it is told; if not, it will see this one too.
         count = len(waiting)
         if count == 1:
@@ -182,21 +185,14 @@ class Ledger:
                 return
 
     def _take(self) -> None:
-        now, ids, taken = self._wall(), self._ids, self._taken
-        for _ in range(min(self._many, len(self._waiting))):
-            self._making = True
+        waiting, taken = self._waiting, self._taken
+        for _ in range(min(self._many, len(waiting))):
+            self._moving = True
             try:
-                account = self._waiting.popleft()
+                taken.append(waiting.popleft())
             except IndexError:  # too many waited, and were dropped
                 break
-            try:
-                taken.append(written(account, ids, now))
-            except Exception as error:
-                self._refuse(f"{type(error).__name__} in {account.request_id}")
-            self._making = False
-            if len(taken) % _AT_A_STRETCH == 0 and not self._stopping:
-                time.sleep(_TURN)
-        self._making = False
+        self._moving = False
         self._part = BATCH
 
     def _write_taken(self) -> None:
@@ -210,7 +206,8 @@ class Ledger:
                 if len(part) > 1:
                     self._part = len(part) // 2
                     continue
-                self._refuse(str(error))
+                self._refused += 1
+                self._complain(str(error))
             else:
                 self.written += len(part)
             del taken[: len(part)]
@@ -229,12 +226,11 @@ class Ledger:
 
     # -- what is said of it, once for each change
 
-    def _refuse(self, why: str) -> None:
-        self._refused += 1
+    def _complain(self, why: str) -> None:
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + CHECK
-            logger.warning("the ledger cannot keep a call ({}); {} so far", why, self._refused)
+            logger.warning("the ledger cannot keep a call ({}); {} lost so far", why, self.lost)
 
     def _is_away(self, why: str) -> None:
         if not self._failures:

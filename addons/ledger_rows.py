@@ -16,7 +16,8 @@ from addons.marks import bucket_of, marks_of, marks_of_attempt
 if TYPE_CHECKING:
     from addons.account import Account, Tried  # a report, which has no other use for mitmproxy, would wait for it
 
-type Row = tuple[int | float | str | bool | None, ...]
+type Row = tuple[int | float | str | None, ...]
+"""Yes and no are 1 and 0: what is neither a number nor a text, sqlite3 looks up in a table of adapters."""
 
 
 class Written(NamedTuple):
@@ -46,92 +47,98 @@ class Ids:
 
     def next(self, now: float) -> int:
         """`now` in Unix time."""
-        self._last = max(self._last + 1, int((now - _EPOCH) * _A_SECOND))
-        return self._last * _TAGS + self._tag
+        at = int((now - _EPOCH) * _A_SECOND)
+        self._last = last = at if at > self._last else self._last + 1
+        return last * _TAGS + self._tag
 
 
 def written(account: Account, ids: Ids, now: float) -> Written:
     """The rows of one call."""
     number = ids.next(now)
-    tokens, tried, tags, first = account.tokens, account.tried, account.tags, account.first_token
+    # Taken apart at once: a field of a named tuple costs as much as ten of them do here.
+    (
+        begun, request_id, client, tags, endpoint, operation, model, rule, target, status, error, finish_reason,
+        streamed, tokens, estimated, cost, unpriced, failed_cost, compared, first, total, tried, prompt, answer, _,
+    ) = account  # fmt: skip
     first_ms = round(first * 1000) if first is not None else None
-    total_ms = round(account.total * 1000)
+    total_ms = round(total * 1000)
+    attempts = [_attempt(one, number, place) for place, one in enumerate(tried, 1)]
     failed = sum([one.failed for one in tried])
     call = (
         number,
-        account.time,
-        account.client,
-        account.endpoint,
-        _text(account.model),
-        account.rule,
-        _text(account.target),
+        begun,
+        client,
+        endpoint,
+        _text(model),
+        rule,
+        _text(target),
         tokens.prompt,
         tokens.cached,
         tokens.completion,
         tokens.reasoning,
-        account.cost,
-        account.failed_cost,
-        account.compared,
+        cost,
+        failed_cost,
+        compared,
         marks_of(
             bucket_of(total_ms / 1000) if tried else None,
             bucket_of(first_ms / 1000) if first_ms is not None else None,
-            status=account.status,
-            streamed=account.streamed,
-            estimated=account.estimated,
-            unpriced=account.unpriced,
+            status=status,
+            streamed=streamed,
+            estimated=estimated,
+            unpriced=unpriced,
             failed=failed > 0,
-            answered=account.target is not None,
-            compared=account.compared is not None,
+            answered=target is not None,
+            compared=compared is not None,
         ),
-        account.request_id,
+        request_id,
         orjson.dumps(dict(tags)).decode() if tags else "{}",
-        account.operation,
-        account.status,
-        _text(account.error),
-        _text(account.finish_reason),
-        account.streamed,
+        operation,
+        status,
+        _text(error),
+        _text(finish_reason),
+        int(streamed),
         len(tried),
         failed,
-        account.estimated,
-        account.unpriced,
+        int(estimated),
+        int(unpriced),
         first_ms,
         total_ms,
-        _text(account.prompt),
-        _text(account.answer),
+        _text(prompt),
+        _text(answer),
     )
-    return Written(call, [_attempt(one, number, place) for place, one in enumerate(tried, 1)])
+    return Written(call, attempts)
 
 
 def _attempt(one: Tried, call: int, place: int) -> Row:
-    tokens, first = one.tokens, one.first_token
+    target, _, _, started, outcome, tokens, estimated, cost, first, took, continues = one
     first_ms = round(first * 1000) if first is not None else None
-    total_ms = round(one.took * 1000)
+    total_ms = round(took * 1000)
     return (
         call,
         place,
-        _text(one.target),
+        _text(target),
         tokens.prompt,
         tokens.cached,
         tokens.completion,
         tokens.reasoning,
-        one.cost,
-        _text(one.outcome),
+        cost,
+        _text(outcome),
         marks_of_attempt(
             bucket_of(total_ms / 1000),
             bucket_of(first_ms / 1000) if first_ms is not None else None,
-            outcome=one.outcome,
-            estimated=one.estimated,
-            unpriced=one.cost is None,
+            outcome=outcome,
+            estimated=estimated,
+            unpriced=cost is None,
         ),
-        one.started,
-        one.continues,
-        one.estimated,
+        started,
+        int(continues),
+        int(estimated),
         first_ms,
         total_ms,
     )
 
 
 def _text(text: str | None) -> str | None:
-    if text is None or (text.isascii() and "\0" not in text):
+    if text is None or (text.isascii() and "\0" not in text):  # nearly always
         return text
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -301,26 +301,24 @@ def _has(connection: Connection, one: Written) -> bool:
 
 
 def _insert_sqlite(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Most of the rows many at a time: with each statement the interpreter's lock is given away and asked for again.
-
-    Around SQLAlchemy, which costs half as much again.
+    """In as few statements as can be: with each of them the interpreter's lock is given away and asked for again, which
+    costs the calls more than the row itself. Around SQLAlchemy, which costs half as much again.
     """
-    one, many = _STATEMENTS[table.name]
     driver: Any = connection.connection.cursor()
-    together = len(rows) - len(rows) % _TOGETHER
-    for start in range(0, together, _TOGETHER):
-        driver.execute(many, tuple(chain.from_iterable(rows[start : start + _TOGETHER])))
-    driver.executemany(one, rows[together:])
+    start = 0
+    for count, statement in _STATEMENTS[table.name]:
+        while len(rows) - start >= count:
+            driver.execute(statement, tuple(chain.from_iterable(rows[start : start + count])))
+            start += count
 
 
-_TOGETHER = 32
-"""Rows of a statement: with more of them there is nothing more to be saved."""
+_COUNTS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows of a statement. No more: its values are handed over while the lock is held, a millisecond's work is enough."""
 
 
-def _statements(table: Table) -> tuple[str, str]:
-    one = str(table.insert().compile(dialect=sqlite.dialect()))
-    head, values = one.split(" VALUES ")
-    return one, f"{head} VALUES {', '.join([values] * _TOGETHER)}"
+def _statements(table: Table) -> list[tuple[int, str]]:
+    head, values = str(table.insert().compile(dialect=sqlite.dialect())).split(" VALUES ")
+    return [(count, f"{head} VALUES {', '.join([values] * count)}") for count in _COUNTS]
 
 
 _STATEMENTS = {table.name: _statements(table) for table in (calls, attempts)}
