@@ -174,25 +174,12 @@ class BadLine:
     n: int = 1
 
 
-Plan = (
-    Normal
-    | Status
-    | ResetBeforeHeaders
-    | ResetAfterHeaders
-    | Silence
-    | SilenceAfterHeaders
-    | CutAfter
-    | HalfLine
-    | ErrorAfter
-    | HoldAfter
-    | Garbage
-    | GarbageBody
-    | Lines
-    | Pace
-    | KeepAliveOnly
-    | EmptyDeltas
-    | Finish
-    | Say
-    | Blank
-    | BadLine
-)
+Plain = Normal | Say | Blank | Pace
+"""A good answer is sent from head to end."""
+Changed = Status | Lines | GarbageBody | ErrorAfter | Finish | BadLine
+"""So is something else in place of it."""
+Broken = CutAfter | HalfLine | ResetAfterHeaders
+"""It is begun, and breaks off."""
+Waiting = HoldAfter | SilenceAfterHeaders | KeepAliveOnly | EmptyDeltas
+"""It is begun, and its caller kept waiting."""
+Plan = Plain | Changed | Broken | Waiting | Silence | Garbage | ResetBeforeHeaders

@@ -16,6 +16,8 @@ from .loop import ClientGoneError, Connection, LoopServer
 from .plans import (
     BadLine,
     Blank,
+    Broken,
+    Changed,
     CutAfter,
     EmptyDeltas,
     ErrorAfter,
@@ -28,6 +30,7 @@ from .plans import (
     Lines,
     Normal,
     Pace,
+    Plain,
     Plan,
     ResetAfterHeaders,
     ResetBeforeHeaders,
@@ -35,6 +38,7 @@ from .plans import (
     Silence,
     SilenceAfterHeaders,
     Status,
+    Waiting,
 )
 from .texts import Prefill, halves
 
@@ -229,7 +233,7 @@ class StandIn(LoopServer):
                 answer, pace = self._planned(seen, plan)
                 return await out.whole(answer, pace)
 
-    async def _break_off(self, out: Writer, answer: Answer, plan: CutAfter | HalfLine | ResetAfterHeaders) -> bool:
+    async def _break_off(self, out: Writer, answer: Answer, plan: Broken) -> bool:
         await out.head(answer)
         match plan:
             case CutAfter(n, how):
@@ -245,13 +249,7 @@ class StandIn(LoopServer):
         await out.connection.reset()
         return False
 
-    async def _keep_waiting(
-        self,
-        out: Writer,
-        answer: Answer,
-        seen: Seen,
-        plan: HoldAfter | SilenceAfterHeaders | KeepAliveOnly | EmptyDeltas,
-    ) -> bool:
+    async def _keep_waiting(self, out: Writer, answer: Answer, seen: Seen, plan: Waiting) -> bool:
         match plan:
             case HoldAfter(n, seconds):
                 await out.head(answer)
@@ -272,11 +270,7 @@ class StandIn(LoopServer):
                     await out.pieces(answer.pieces, self.pace)
                 return await out.end()
 
-    def _planned(
-        self,
-        seen: Seen,
-        plan: Normal | Say | Blank | Pace | Status | Lines | GarbageBody | ErrorAfter | Finish | BadLine,
-    ) -> tuple[Answer, float]:
+    def _planned(self, seen: Seen, plan: Plain | Changed) -> tuple[Answer, float]:
         """The answer of a plan by which it is sent from head to end, and the seconds before each piece."""
         match plan:
             case Normal():
@@ -291,9 +285,7 @@ class StandIn(LoopServer):
             case _:
                 return self._changed(self._good(seen), plan)
 
-    def _changed(
-        self, answer: Answer, plan: Status | Lines | GarbageBody | ErrorAfter | Finish | BadLine
-    ) -> tuple[Answer, float]:
+    def _changed(self, answer: Answer, plan: Changed) -> tuple[Answer, float]:
         """The same, of plans that change what would be a good answer."""
         pieces = answer.pieces
         match plan:
