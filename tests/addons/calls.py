@@ -18,7 +18,10 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import httpx
+import pytest
 
+import addons.inventory
 from addons.layer import GatewayLayer
 from rules.conditions import Seen
 from rules.health import CLOSED
@@ -51,7 +54,17 @@ def pieces(text: str) -> list[str]:
 
 @contextmanager
 def unanswered() -> Iterator[str]:
-    """The address of a server that takes no connection: its queue is full, and further ones hang."""
+    """The address of a server that takes no connection: its queue is full, and further ones hang.
+
+    The gateway's own looks at it fail at once, for to end it waits for those that are under way.
+    """
+
+    def looked_at(client: httpx.Client, url: str, headers: dict[str, str], asked: bytes | None) -> tuple[int, bytes]:
+        if url.startswith(hole):
+            raise httpx.ConnectTimeout("it does not take the connection")
+        return fetched(client, url, headers, asked)
+
+    fetched = addons.inventory._fetch
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -60,7 +73,9 @@ def unanswered() -> Iterator[str]:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        hole = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(addons.inventory, "_fetch", looked_at)
+        yield hole
 
 
 def rules(
