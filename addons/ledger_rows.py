@@ -62,7 +62,7 @@ def written(account: Account, ids: Ids, now: float) -> Written:
     ) = account  # fmt: skip
     first_ms = round(first * 1000) if first is not None else None
     total_ms = round(total * 1000)
-    attempts = [_attempt(one, number, place) for place, one in enumerate(tried, 1)]
+    attempts = [_attempt(one, number, place, begun) for place, one in enumerate(tried, 1)]
     failed = sum([one.failed for one in tried])
     call = (
         number,
@@ -109,13 +109,14 @@ def written(account: Account, ids: Ids, now: float) -> Written:
     return Written(call, attempts)
 
 
-def _attempt(one: Tried, call: int, place: int) -> Row:
+def _attempt(one: Tried, call: int, place: int, begun: float) -> Row:
     target, _, _, started, outcome, tokens, estimated, cost, first, took, continues = one
     first_ms = round(first * 1000) if first is not None else None
     total_ms = round(took * 1000)
     return (
         call,
         place,
+        begun,
         _text(target),
         tokens.prompt,
         tokens.cached,

@@ -43,8 +43,8 @@ from addons.ledger_file import why_unusable
 from addons.ledger_rows import Row, Written
 from addons.tables import attempts, calls, metadata
 
-VERSION = 1
-"""Of the tables. A later version adds to `_MIGRATIONS` how to get there from the one before."""
+VERSION = 2
+"""Of the tables. A later version adds to `_MIGRATIONS` how to get there from the one before; no 1 was ever released."""
 _MIGRATIONS: dict[int, tuple[str, ...]] = {}
 """version -> the statements that make the tables of the next one out of its tables."""
 versions = Table(
@@ -285,7 +285,7 @@ def _bring_up(connection: Connection, version: int) -> None:
         raise LedgerAway(f"it was made by a later unigate: its tables are of version {version}, and {VERSION} is known")
     while version < VERSION:
         if version not in _MIGRATIONS:
-            raise LedgerAway(f"its tables are of version {version}, which nothing leads from; {VERSION} is known")
+            raise LedgerAway(f"its tables are of version {version}, which nothing leads from: move it away")
         for statement in _MIGRATIONS[version]:
             connection.exec_driver_sql(statement)
         version += 1

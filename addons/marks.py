@@ -1,11 +1,11 @@
-"""What a report counts of a call, or of an attempt, in six characters: its two durations and its yes-or-no facts.
+"""What a report counts of a call, or of an attempt, in twelve characters: its two durations and its yes-or-no facts.
 
 A call that no target was asked for has no durations: what is refused at once would make all others look fast.
 
 The trap is a million rows. For a percentile and eight shares a database would sort or compare each row anew, in every
 report. So the writer of the ledger puts them into one short text, the texts of a group come back as one string, and
-its characters are counted here. Two characters of printable ASCII hold a bucket of a fixed scale; text of a database in
-any encoding holds them.
+its numbers are counted here. They are three of 16 bits, in hexadecimal: text of a database in any encoding holds that,
+Python reads it all at once, and numbers below 257 it need not make.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 NOT_FAILED = ("ok", "left")
 """Outcomes of attempts that are no failures: it came to its end, or nobody waited for it any more."""
-LENGTH = 6
-"""Two for each duration, two for the facts."""
+LENGTH = 12
+"""Four digits for each duration, four for the facts."""
 LEFT = 499
 """The status of a call whose caller did not wait for its end: no error of ours."""
 FACTS: Mapping[str, int] = {
     "streamed": 1, "estimated": 2, "unpriced": 4, "failed_over": 8, "errors": 16, "left": 32, "refused": 64,
     "answered": 128, "compared_calls": 256, "failed_attempts": 512,
 }  # fmt: skip
-"""By the names that figures have for them. The sum of all is below the square of _BASE."""
+"""By the names that figures have for them."""
 _ERRORS, _LEFT, _REFUSED, _FAILED = (FACTS[name] for name in ("errors", "left", "refused", "failed_attempts"))
 _COMPARED = FACTS["compared_calls"]
-_FIRST_CHAR, _BASE = 33, 90
+_DIGITS = tuple(f"{number:04x}" for number in range(2 * max(FACTS.values())))
+"""Of any sum of facts; of a duration's bucket, plus one: 0 is that of a duration that never was."""
+LAST_BUCKET = len(_DIGITS) - 2
 _STEP = math.log(1.05)
-_LAST = _BASE * _BASE - 2
-_NOWHERE = _BASE * _BASE - 1
-"""The bucket of a duration that never was."""
 
 
 @lru_cache(maxsize=10_000)
@@ -75,7 +75,7 @@ def marks_of(
         facts |= _REFUSED if total is None and status < 500 else _ERRORS
     if compared and not facts & _REFUSED:  # that one would have been refused before any model
         facts |= _COMPARED
-    return _two(total) + _two(first) + _two(facts)
+    return _digits(total) + _digits(first) + _DIGITS[facts]
 
 
 def marks_of_attempt(total: int, first: int | None, *, outcome: str, estimated: bool, unpriced: bool) -> str:
@@ -85,36 +85,44 @@ def marks_of_attempt(total: int, first: int | None, *, outcome: str, estimated: 
         facts |= _FAILED
     elif outcome == "left":
         facts |= _LEFT
-    return _two(total) + _two(first) + _two(facts)
+    return _digits(total) + _digits(first) + _DIGITS[facts]
 
 
-@lru_cache(maxsize=2048)
-def _two(bucket: int | None) -> str:
-    high, low = divmod(_NOWHERE if bucket is None else min(bucket, _LAST), _BASE)
-    return chr(_FIRST_CHAR + high) + chr(_FIRST_CHAR + low)
+def _digits(bucket: int | None) -> str:
+    return _DIGITS[0 if bucket is None else bucket + 1 if bucket < LAST_BUCKET else -1]
 
 
-def durations_in(marks: str, *, first: bool = False) -> Counter[int]:
-    """bucket -> how many, of the marks of many in one string; `first`: of the times to the first token."""
-    pairs = _pairs(marks, 1 if first else 0)
-    return Counter({bucket: count for bucket, count in pairs if bucket != _NOWHERE})
+class Counted(NamedTuple):
+    """What the marks of many say."""
 
-
-def facts_in(marks: str) -> Counter[str]:
+    total: Counter[int]
+    """bucket -> how many, of whole times."""
+    first: Counter[int]
+    """The same, of times to the first token."""
+    facts: Counter[str]
     """Fact -> of how many it is true."""
-    found: Counter[str] = Counter()
-    for facts, count in _pairs(marks, 2):
-        for name, fact in FACTS.items():
-            if facts & fact:
-                found[name] += count
-    return found
 
 
-def _pairs(marks: str, place: int) -> Iterator[tuple[int, int]]:
-    """The number that two characters stand for, and how often. They are counted as one number of 16 bits: to count
-    texts of two characters, each had to be made.
-    """
-    halves = array("H", marks.encode())
-    for two, count in Counter(halves[place :: LENGTH // 2]).items():
-        high, low = two.to_bytes(2, sys.byteorder)
-        yield (high - _FIRST_CHAR) * _BASE + low - _FIRST_CHAR, count
+def counted(marks: str) -> Counted:
+    """`marks`: of many calls, or of many attempts, in one string."""
+    data = bytes.fromhex(marks)
+    numbers = array("H", data)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return Counted(_buckets(numbers[::3]), _buckets(numbers[1::3]), _facts(data))
+
+
+def _buckets(numbers: array[int]) -> Counter[int]:
+    return Counter({number - 1: count for number, count in Counter(numbers).items() if number})
+
+
+def _facts(data: bytes) -> Counter[str]:
+    """A fact is one bit of a byte: all these bytes are taken as one number, of which every eighth bit is counted."""
+    bytes_each = LENGTH // 2
+    low, high = (int.from_bytes(data[place::bytes_each]) for place in (5, 4))
+    eighths = int.from_bytes(b"\1" * (len(data) // bytes_each))
+    found = {
+        name: ((low >> place if place < 8 else high >> place - 8) & eighths).bit_count()
+        for place, name in enumerate(FACTS)
+    }
+    return +Counter(found)

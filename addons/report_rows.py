@@ -3,8 +3,9 @@
 The trap is a million rows. In SQLite a GROUP BY sorts, and each sort and each aggregate costs as much as the reading
 itself. So there is one scan and one sort: durations and yes-or-no facts, of calls and of attempts, come back as one
 string for each group and are counted here (marks.py). What a call took is the sum of its attempts: whoever reads these
-asks the calls for the rest alone. The period is cut at midnights, UTC, so that the days'
-figures fall off as well, and its pieces are read by several threads: SQLite works without Python's lock.
+asks the calls for the rest alone, and looks up no attempt's call: attempts know when it began, and lie in its order.
+The period is cut at midnights, UTC, so that the days' figures fall off as well, and its pieces are read by several
+threads: SQLite works without Python's lock.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
+    and_,
     bindparam,
     case,
     func,
+    literal_column,
     or_,
     select,
 )
 from sqlalchemy.exc import DBAPIError
 
 from addons.figures import Figures
-from addons.marks import LENGTH, NOT_FAILED, durations_in, facts_in
+from addons.marks import LENGTH, NOT_FAILED, counted
 from addons.tables import attempts, calls
 
 DAY = 86400
@@ -45,6 +48,8 @@ _COLUMN = {
     "reasoning": "reasoning_tokens", "cost": "cost",
 }  # fmt: skip
 """Figure -> the column, of calls and of attempts alike."""
+_MOSTLY_ZERO = ("cached_tokens", "reasoning_tokens", "failed_cost")
+"""What is 0 in most rows: to leave a row out takes half as long as to add it."""
 COLUMNS = ("client", "model", "rule", "endpoint")
 """Of a call, by which it is grouped."""
 
@@ -94,8 +99,9 @@ class Query:
         found = {name: int(value or 0) for name, value in zip(self.sums, sums, strict=True)}
         if "saved" in found:
             found["cost_of_compared"] = found["compared"] - found.pop("saved")
-        figures = Figures(first_token=durations_in(marks, first=True), total=durations_in(marks))
-        for name, value in {**found, self.of: len(marks) // LENGTH, **facts_in(marks)}.items():
+        said = counted(marks)
+        figures = Figures(first_token=said.first, total=said.total)
+        for name, value in {**found, self.of: len(marks) // LENGTH, **said.facts}.items():
             setattr(figures, name, value)
         return figures
 
@@ -158,18 +164,17 @@ def of_calls(keys: Sequence[str], only: Mapping[str, str], *, spent: bool = True
     targets begin, as `ollama/`; then the `local_` figures are filled.
     """
     row = calls.c
-    sums: dict[str, ColumnElement[Any]] = {name: row[column] for name, column in _COLUMN.items()} if spent else {}
-    if spent:
-        sums["failed_cost"] = row.failed_cost
-    sums |= {"compared": row.compared, "saved": row.compared - row.cost}
+    columns = {**_COLUMN, "failed_cost": "failed_cost"} if spent else {}
+    sums: dict[str, ColumnElement[Any]] = {name: _sum(row[column]) for name, column in columns.items()}
+    sums |= {"compared": func.sum(row.compared), "saved": func.sum(row.compared - row.cost)}
     if local:
         here = or_(*(func.substr(row.target, 1, len(beginning)) == beginning for beginning in local))
-        sums["local_tokens"] = case((here, row.prompt_tokens + row.completion_tokens))
-        sums["local_cost"] = case((here, row.cost - row.failed_cost))
-    columns = [row[name] for name in keys]
-    marks = func.aggregate_strings(row.marks, "")
-    statement = select(*columns, *map(func.sum, sums.values()), marks).where(*_inside(only))
-    return Query(tuple(keys), statement.group_by(*columns), tuple(sums), "calls")
+        sums["local_tokens"] = func.sum(case((here, row.prompt_tokens + row.completion_tokens)))
+        sums["local_cost"] = func.sum(case((here, row.cost - row.failed_cost)))
+    by = [row[name] for name in keys]
+    statement = select(*by, *sums.values(), func.aggregate_strings(row.marks, ""))
+    statement = statement.where(*_begun(row.time), *_fits(only)).group_by(*by)
+    return Query(tuple(keys), statement, tuple(sums), "calls")
 
 
 def of_attempts(only: Mapping[str, str]) -> Query:
@@ -177,17 +182,32 @@ def of_attempts(only: Mapping[str, str]) -> Query:
     row = attempts.c
     # Written into the statement: as parameters they cost a quarter of its time.
     well: BindParameter[str] = bindparam("well", NOT_FAILED, expanding=True, literal_execute=True)
-    sums = *(func.sum(row[name]) for name in _COLUMN.values()), func.sum(row.cost).filter(row.outcome.not_in(well))
-    columns = [row.target, *(calls.c[name] for name in only)]
-    # They are those of the period's calls, whenever they began themselves: or they would not add up to the same.
-    statement = select(*columns, *sums, func.aggregate_strings(row.marks, "")).join_from(calls, attempts)
-    statement = statement.where(*_inside(only)).group_by(*columns)
-    return Query(("target", *only), statement, (*_COLUMN, "failed_cost"), "attempts")
+    sums = *(_sum(row[name]) for name in _COLUMN.values()), func.sum(row.cost).filter(row.outcome.not_in(well))
+    by = [row.target, *(calls.c[name] for name in only)]
+    # They are those of the period's calls, whenever they began themselves: or they would not add up to the same. A call
+    # has its id when it is over, so between the first and the last id of a period's calls there are a few others.
+    number = calls.c.id
+    ids = (
+        select(func.min(number).label("first"), func.max(number).label("last")).where(*_begun(calls.c.time)).subquery()
+    )
+    inside = row.call_id.between(ids.c.first, ids.c.last), *_begun(row.call_time)
+    statement = select(*by, *sums, func.aggregate_strings(row.marks, "")).join_from(ids, attempts, and_(*inside))
+    if only:
+        statement = statement.join(calls).where(*_fits(only))
+    return Query(("target", *only), statement.group_by(*by), (*_COLUMN, "failed_cost"), "attempts")
 
 
-def _inside(only: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:
-    yield calls.c.time >= bindparam("since")
-    yield calls.c.time < bindparam("until")
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    summed = func.sum(column)
+    return summed.filter(column != literal_column("0")) if column.key in _MOSTLY_ZERO else summed
+
+
+def _begun(time: ColumnElement[float]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """`time`: when a call began."""
+    return time >= bindparam("since"), time < bindparam("until")
+
+
+def _fits(only: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:
     for name, pattern in only.items():
         yield calls.c[name].ilike(_like(pattern), escape="\\")
 

@@ -139,7 +139,7 @@ def _look(engine: Engine, shown: str) -> None:
         version = connection.execute(select(func.max(_versions.c.version))).scalar() or 0
     if version != VERSION:
         which = "a later" if version > VERSION else "an earlier"
-        todo = "use that one" if version > VERSION else "start the gateway once, which brings it up to date"
+        todo = "use that one" if version > VERSION else "start the gateway once, which updates it or says why not"
         raise SettingsError(
             f"the ledger {shown} is of {which} unigate (version {version} of its tables, here {VERSION}): {todo}"
         )

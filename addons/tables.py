@@ -57,13 +57,14 @@ calls = Table(
     Column("prompt", Text),
     Column("answer", Text),
 )
-Index("calls_by_time", calls.c.time)
+Index("calls_by_time", calls.c.time, postgresql_include=["id"])  # in SQLite an index has it in any case
 
 attempts = Table(
     "attempts",
     metadata,
     Column("call_id", _ID, ForeignKey("calls.id", ondelete="CASCADE"), primary_key=True),
     Column("number", SmallInteger, primary_key=True),
+    Column("call_time", Double, nullable=False),  # of the call: so a period's attempts are found without it
     Column("target", Text, nullable=False),
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),

@@ -96,7 +96,7 @@ def fill(engine: Engine, rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
         made = [{"id": number, **stored(one)} for number, one in enumerate(rows, 1)]
         tried = [
-            {"call_id": number, "number": place, **_stored_attempt(try_)}
+            {"call_id": number, "number": place, "call_time": one["time"], **_stored_attempt(try_)}
             for number, one in enumerate(rows, 1)
             for place, try_ in enumerate(one["tried"], 1)
         ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from addons.marks import bucket_of, durations_in, facts_in
+from addons.marks import bucket_of, counted
 from addons.tables import attempts, calls
 from tests.addons.calls import (
     CALLER_KEY,
@@ -85,9 +85,9 @@ def kept(shared: tuple[World, str]) -> Iterator[Kept]:
 
 def assert_refused(call: dict[str, Any]) -> None:
     """The report takes it for no error, and for no quick answer."""
-    assert facts_in(call["marks"]) == {"refused": 1}
-    assert not durations_in(call["marks"])
-    assert not durations_in(call["marks"], first=True)
+    assert counted(call["marks"]).facts == {"refused": 1}
+    assert not counted(call["marks"]).total
+    assert not counted(call["marks"]).first
 
 
 def test_every_column_of_a_whole_call(kept: Kept) -> None:
@@ -99,9 +99,9 @@ def test_every_column_of_a_whole_call(kept: Kept) -> None:
     assert set(attempt) == {column.name for column in attempts.columns}
     assert begun - 1 < call["time"] < time.time()
     assert call["total_ms"] >= call["first_token_ms"] >= 0
-    assert durations_in(call["marks"]) == {bucket_of(call["total_ms"] / 1000): 1}
-    assert durations_in(call["marks"], first=True) == {bucket_of(call["first_token_ms"] / 1000): 1}
-    assert facts_in(call["marks"]) == {"answered": 1, "compared_calls": 1}
+    assert counted(call["marks"]).total == {bucket_of(call["total_ms"] / 1000): 1}
+    assert counted(call["marks"]).first == {bucket_of(call["first_token_ms"] / 1000): 1}
+    assert counted(call["marks"]).facts == {"answered": 1, "compared_calls": 1}
     asked, said = used["prompt_tokens"], used["completion_tokens"]
     cached = used["prompt_tokens_details"]["cached_tokens"]
     cost = (asked - cached) * 1000 + cached * 500 + said * 2000
@@ -118,12 +118,17 @@ def test_every_column_of_a_whole_call(kept: Kept) -> None:
         "estimated": False, "cost": cost, "unpriced": False, "failed_cost": 0, "compared": cost,
         "prompt": None, "answer": None,
     }  # fmt: skip
+    assert attempt["call_time"] == call["time"]
     assert begun - 1 < attempt["time"] < time.time()
     assert attempt["total_ms"] >= attempt["first_token_ms"] >= 0
-    assert not facts_in(attempt["marks"])
-    assert durations_in(attempt["marks"]) == {bucket_of(attempt["total_ms"] / 1000): 1}
-    assert durations_in(attempt["marks"], first=True) == {bucket_of(attempt["first_token_ms"] / 1000): 1}
-    told = {name: attempt[name] for name in attempt if name not in ("time", "marks", "first_token_ms", "total_ms")}
+    assert not counted(attempt["marks"]).facts
+    assert counted(attempt["marks"]).total == {bucket_of(attempt["total_ms"] / 1000): 1}
+    assert counted(attempt["marks"]).first == {bucket_of(attempt["first_token_ms"] / 1000): 1}
+    told = {
+        name: attempt[name]
+        for name in attempt
+        if name not in ("call_time", "time", "marks", "first_token_ms", "total_ms")
+    }
     assert told == {
         "call_id": call["id"], "number": 1, "target": DEEPSEEK, "outcome": "ok", "continues": False,
         "prompt_tokens": asked, "cached_tokens": cached, "completion_tokens": said, "reasoning_tokens": 0,
@@ -184,8 +189,8 @@ def test_a_call_that_nobody_could_answer(kept: Kept) -> None:
     assert (call["status"], call["target"], call["finish_reason"]) == (answer.status, None, None)
     assert call["error"] == (answer.error["code"] or answer.error["type"])
     assert call["first_token_ms"] is None
-    assert not durations_in(call["marks"], first=True)
-    assert facts_in(call["marks"])["errors"] == 1
+    assert not counted(call["marks"]).first
+    assert counted(call["marks"]).facts["errors"] == 1
     assert [row["outcome"] for row in tried] == ["status_500", "status_503"]
     assert call["failed_attempts"] == 2
 
@@ -194,8 +199,8 @@ def test_a_target_that_refuses_a_call_makes_it_an_error_and_no_refusal_of_ours(k
     kept.world.ollama.plan(Status(400))
     call, (attempt,) = (kept.world.ask(), kept.one())[1]
     assert (call["status"], attempt["outcome"]) == (400, "refused")
-    assert facts_in(call["marks"]) == {"errors": 1, "compared_calls": 1}
-    assert durations_in(call["marks"]).total() == 1
+    assert counted(call["marks"]).facts == {"errors": 1, "compared_calls": 1}
+    assert counted(call["marks"]).total.total() == 1
 
 
 def test_a_bad_request_is_kept_without_attempts(kept: Kept) -> None:

@@ -194,7 +194,7 @@ def test_a_sqlite_file_shrinks_when_rows_go(tmp_path: Path) -> None:
 def test_a_ledger_of_a_later_version_is_left_alone(url: str) -> None:
     LedgerStore(url).open()
     execute(url, "UPDATE ledger_version SET version = 99")
-    with pytest.raises(LedgerAway, match="made by a later unigate: its tables are of version 99, and 1 is known"):
+    with pytest.raises(LedgerAway, match="made by a later unigate: its tables are of version 99, and 2 is known"):
         LedgerStore(url).open()
 
 

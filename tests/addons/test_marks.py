@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addons.marks import FACTS, LENGTH, bucket_of, durations_in, facts_in, marks_of, marks_of_attempt, seconds_in
+from addons.marks import FACTS, LAST_BUCKET, LENGTH, bucket_of, counted, marks_of, marks_of_attempt, seconds_in
 
-buckets = st.integers(0, 8098)
+buckets = st.integers(0, LAST_BUCKET)
 one_call = st.fixed_dictionaries(
     {
         "total": st.none() | buckets,
@@ -34,8 +34,8 @@ def test_what_is_written_of_many_calls_is_read_from_their_string(calls: list[dic
     assert marks.isascii()
     assert marks.isprintable()
     assert " " not in marks
-    assert durations_in(marks) == Counter(call["total"] for call in calls if call["total"] is not None)
-    assert durations_in(marks, first=True) == Counter(call["first"] for call in calls if call["first"] is not None)
+    assert counted(marks).total == Counter(call["total"] for call in calls if call["total"] is not None)
+    assert counted(marks).first == Counter(call["first"] for call in calls if call["first"] is not None)
     facts: Counter[str] = Counter()
     for call in calls:
         facts.update(name for name in ("streamed", "estimated", "unpriced") if call[name])
@@ -47,7 +47,7 @@ def test_what_is_written_of_many_calls_is_read_from_their_string(calls: list[dic
         facts["answered"] += bool(call["answered"])
         facts["compared_calls"] += bool(call["compared"]) and not refused
         facts["errors"] += not good and call["status"] != 499 and not refused
-    assert facts_in(marks) == +facts
+    assert counted(marks).facts == +facts
 
 
 one_attempt = st.fixed_dictionaries(
@@ -65,18 +65,18 @@ one_attempt = st.fixed_dictionaries(
 def test_what_is_written_of_many_attempts_is_read_from_their_string(attempts: list[dict[str, Any]]) -> None:
     marks = "".join(marks_of_attempt(**one) for one in attempts)
     assert len(marks) == LENGTH * len(attempts)
-    assert durations_in(marks) == Counter(one["total"] for one in attempts)
-    assert durations_in(marks, first=True) == Counter(one["first"] for one in attempts if one["first"] is not None)
+    assert counted(marks).total == Counter(one["total"] for one in attempts)
+    assert counted(marks).first == Counter(one["first"] for one in attempts if one["first"] is not None)
     facts: Counter[str] = Counter()
     for one in attempts:
         facts.update(name for name in ("estimated", "unpriced") if one[name])
         facts["left"] += one["outcome"] == "left"
         facts["failed_attempts"] += one["outcome"] in ("cut", "status_500")
-    assert facts_in(marks) == +facts
+    assert counted(marks).facts == +facts
 
 
 def test_a_duration_beyond_all_buckets_is_in_the_last_one() -> None:
-    assert durations_in(marks_of(10**6, None, status=200)) == {8098: 1}
+    assert counted(marks_of(10**6, None, status=200)).total == {LAST_BUCKET: 1}
 
 
 def test_every_fact_has_a_place_of_its_own() -> None:

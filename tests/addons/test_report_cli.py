@@ -484,7 +484,7 @@ def test_what_is_named_and_is_no_ledger_is_said_and_left_as_it_is(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("version", "words"), [(99, "of a later unigate"), (0, "of an earlier unigate")])
+@pytest.mark.parametrize(("version", "words"), [(99, "of a later unigate"), (1, "of an earlier unigate")])
 def test_a_ledger_of_another_version_is_not_guessed_at(
     version: int, words: str, command: Command, ledger: Callable[..., Path]
 ) -> None:

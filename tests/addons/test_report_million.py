@@ -26,8 +26,8 @@ PATIENCE = 4.0
 """Seconds of a processor. It takes two and a half to three and a half, which two cores share; more on a busy machine."""
 _KINDS = 997
 _ATTEMPTS = """
-INSERT INTO attempts SELECT id, {number}, {target}, {tokens}, '{outcome}', substr(marks, 1, 4) || '{facts}', time, 0, 0, total_ms / 2,
-total_ms + id % 500 FROM calls WHERE {which} ORDER BY id
+INSERT INTO attempts SELECT id, {number}, time, {target}, {tokens}, '{outcome}', substr(marks, 1, 8) || '{facts}', time, 0, 0,
+total_ms / 2, total_ms + id % 500 FROM calls WHERE {which} ORDER BY id
 """
 
 
@@ -77,7 +77,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, kinds: list[dict[str, object]]
         for number, target, outcome, taken, which in (
             (1, "target", "ok", tokens, "1"), (2, "'cloud/broken'", "cut", "0, 0, 0, 0, 0", "id % 10 = 0"),
         ):  # fmt: skip
-            facts = marks_of_attempt(0, None, outcome=outcome, estimated=False, unpriced=False)[4:]
+            facts = marks_of_attempt(0, None, outcome=outcome, estimated=False, unpriced=False)[8:]
             connection.execute(
                 _ATTEMPTS.format(number=number, target=target, outcome=outcome, tokens=taken, which=which, facts=facts)
             )
