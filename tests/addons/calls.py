@@ -408,11 +408,13 @@ class Http2:
 
 @contextmanager
 def at_rest(shared: World) -> Iterator[None]:
-    """Between one test and the next: servers that answer as always, a clean log, and at the end no call under way."""
+    """Between one test and the next: servers that answer as always, a clean log, and at the end no call under way and
+    no place taken."""
     shared.reset()
     with clean_log(shared.gateway):
         yield
         shared.gateway.until(lambda: not shared.gateway.state.in_flight(), "no call is under way")
+        idle_nodes(shared.gateway)
 
 
 # ---------------------------------------------------------------------------------------------------------

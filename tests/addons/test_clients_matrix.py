@@ -17,8 +17,6 @@ from tests.addons.calls import (
     Http2,
     World,
     ask_on,
-    at_rest,
-    idle_nodes,
     pieces,
     trusting,
     world,
@@ -34,13 +32,6 @@ def shared() -> Iterator[World]:
     ) as made:
         made.ollama.reply = made.deepseek.reply = pieces(TEXT)
         yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
-    idle_nodes(shared.gateway)
 
 
 def over_http_1(servers: World, model: str, stream: bool) -> Answer:

@@ -24,7 +24,6 @@ from tests.addons.calls import (
     bad_line,
     ending,
     error_line,
-    idle_nodes,
     line_of,
     pieces,
     saying,
@@ -118,7 +117,6 @@ def servers(shared: Three) -> Iterator[Three]:
     shared.deepseek.thinking = False
     with at_rest(shared):
         yield shared
-    idle_nodes(shared.gateway)
 
 
 def exact(answer: Answer) -> None:

@@ -29,7 +29,6 @@ from tests.addons.calls import (
     bad_line,
     ending,
     error_line,
-    idle_nodes,
     pieces,
     refusing,
     saying,
@@ -317,7 +316,6 @@ def shared(request: pytest.FixtureRequest) -> Iterator[World]:
 def servers(shared: World) -> Iterator[World]:
     with at_rest(shared):
         yield shared
-    idle_nodes(shared.gateway)
     assert shared.ollama.leaked == shared.deepseek.leaked == []
 
 

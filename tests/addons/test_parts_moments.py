@@ -11,7 +11,7 @@ from mitmproxy.http import HTTPFlow
 
 from addons.parts import FanOut
 from addons.response import Response
-from tests.addons.calls import OLLAMA, PATH, SAID, Answer, World, at_rest, idle_nodes, read_answer, world
+from tests.addons.calls import OLLAMA, PATH, SAID, Answer, World, idle_nodes, read_answer, world
 from tests.gateway import patient
 from tests.standins import HoldAfter, Normal, Pace, Silence, Status, until
 
@@ -30,13 +30,6 @@ def shared() -> Iterator[World]:
         patch.setattr(Response, "responseheaders", _take_time, raising=False)
         with world(timeouts=timeouts, failover="attempts: 1, mid_stream: continue, backoff: 10ms") as made:
             yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared):
-        yield shared
-        idle_nodes(shared.gateway)
 
 
 def texts(answer: Answer) -> dict[int, str]:

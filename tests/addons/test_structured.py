@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.addons.calls import DEEPSEEK, OLLAMA, World, at_rest, clean_log, world
+from tests.addons.calls import DEEPSEEK, OLLAMA, World, world
 from tests.standins import Say
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -32,12 +32,6 @@ def servers_with(repair: bool) -> Iterator[World]:
 def shared(request: pytest.FixtureRequest) -> Iterator[World]:
     with servers_with(getattr(request, "param", False)) as made:
         yield made
-
-
-@pytest.fixture
-def servers(shared: World) -> Iterator[World]:
-    with at_rest(shared), clean_log(shared.gateway):
-        yield shared
 
 
 repairing = pytest.mark.parametrize("shared", [True], ids=["with repair"], indirect=True)

@@ -57,6 +57,14 @@ def params(found: Iterable[Case]) -> list[Any]:
     return [pytest.param(case, id=f"{case.file}: {case.name}") for case in found]
 
 
+def facets_of(case: Case) -> Facets:
+    """What the case says of its server; nothing of it is said in common."""
+    given = dict(case.row.get("facets", {}))
+    if "capabilities" in given:
+        given["capabilities"] = frozenset(given["capabilities"])
+    return Facets(profile=case.row.get("profile", "compat"), **given)
+
+
 def made_ids() -> Iterator[str]:
     """Ids for the calls that came without one: call_made_1, call_made_2, …"""
     return (f"call_made_{number}" for number in count(1))

@@ -9,17 +9,16 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.wire.cases import Case, cases, params
+from tests.wire.cases import CREATED, Case, cases, facets_of, params
+from tests.wire.rows import data_events
 from wire.answer import Opening, Streamed
 from wire.completions import MAX_TOKENS, CompletionRequest, check_completion, split_completion
 from wire.completions_answer import CompletionStreamed, CompletionWhole
 from wire.dialects import DIALECTS, Facets
-from wire.errors import DONE, BadRequest, Fault, Garbled, Untranslatable, fault_frame
+from wire.errors import BadRequest, Fault, Garbled, Untranslatable, fault_frame
 from wire.openai import FINISHED, Delta, Finished, Json, Prefill, Reading, Usage, usage_object
 from wire.parts import Joined, WholePart
 from wire.resume import continued, why_not
-
-CREATED = 1_800_000_000
 
 ALL = cases("completions")
 REFUSED = [case for case in ALL if case.file == "refused"]
@@ -27,13 +26,6 @@ SENT = [case for case in ALL if case.file == "sent"]
 REPLIES = [case for case in ALL if case.file == "replies"]
 ANSWERED = [case for case in REPLIES if "fault" not in case.row]
 FAILED = [case for case in REPLIES if "fault" in case.row]
-
-
-def _facets(case: Case) -> Facets:
-    given = dict(case.row.get("facets", {}))
-    if "capabilities" in given:
-        given["capabilities"] = frozenset(given["capabilities"])
-    return Facets(profile=case.row.get("profile", "compat"), **given)
 
 
 def _asked(case: Case, **more: Any) -> CompletionRequest:
@@ -47,21 +39,13 @@ def _opening(request: CompletionRequest) -> Opening:
 
 def _read(case: Case, request: CompletionRequest, pieces: list[bytes]) -> list[Reading]:
     kind = case.row.get("content_type", "text/event-stream")
-    reply = DIALECTS[case.row["to"]].operations["completions"].read(str, kind, _facets(case), request)
+    reply = DIALECTS[case.row["to"]].operations["completions"].read(str, kind, facets_of(case), request)
     return [*(reading for piece in pieces for reading in reply.feed(piece)), *reply.close()]
 
 
 def _body(case: Case) -> bytes:
     text: str = case.row["upstream"]
     return text.encode()
-
-
-def _chunks(stream: bytes) -> list[Json]:
-    assert stream.endswith(DONE)
-    events = stream.removesuffix(DONE).split(b"\n\n")
-    assert events.pop() == b""
-    assert all(event.startswith(b"data: {") and b"\n" not in event for event in events)
-    return [orjson.loads(event.removeprefix(b"data: ")) for event in events]
 
 
 def _folded(chunks: list[Json]) -> list[Json]:
@@ -118,7 +102,7 @@ def test_a_request_says_how_many_answers_it_wants_and_how_many_are_made() -> Non
 def test_a_request_is_put_in_the_servers_words(case: Case) -> None:
     request = _asked(case)
     before = copy.deepcopy(request.body)
-    translated = DIALECTS[case.row["to"]].operations["completions"].translate(request, "real", _facets(case))
+    translated = DIALECTS[case.row["to"]].operations["completions"].translate(request, "real", facets_of(case))
     assert orjson.loads(translated.body) == case.row["body"]
     assert translated.dropped == tuple(case.row.get("dropped", ()))
     assert request.body == before
@@ -127,7 +111,7 @@ def test_a_request_is_put_in_the_servers_words(case: Case) -> None:
 @pytest.mark.parametrize("case", params(case for case in SENT if "fault" in case.row))
 def test_what_a_server_cannot_do_is_refused_with_its_parameter(case: Case) -> None:
     with pytest.raises(Untranslatable) as caught:
-        DIALECTS[case.row["to"]].operations["completions"].translate(_asked(case), "real", _facets(case))
+        DIALECTS[case.row["to"]].operations["completions"].translate(_asked(case), "real", facets_of(case))
     assert caught.value.param == case.row["fault"]["param"]
     assert case.row["fault"]["says"] in caught.value.message
 
@@ -222,7 +206,7 @@ def test_the_whole_answer_is_the_fold_of_the_stream(case: Case, include_usage: b
     request = _asked(case, stream=True, stream_options={"include_usage": include_usage})
     answer = CompletionStreamed(_opening(request))
     found = _read(case, request, [_body(case)])
-    chunks = _chunks(b"".join(answer.write([reading]) for reading in found))
+    chunks = data_events(b"".join(answer.write([reading]) for reading in found))
     assert (answer.done, answer.complete) == (True, True)
     assert _folded(chunks) == _expected(case)
     assert {(chunk["id"], chunk["object"], chunk["created"], chunk["model"]) for chunk in chunks} == {
@@ -234,7 +218,7 @@ def test_the_whole_answer_is_the_fold_of_the_stream(case: Case, include_usage: b
         assert (last["choices"], last["usage"]["total_tokens"]) == ([], case.row["usage"][2])
     assert all(("usage" in chunk) is include_usage and chunk.get("usage") is None for chunk in chunks)
     again = CompletionStreamed(_opening(request))
-    assert _folded(_chunks(again.write(found))) == _expected(case)
+    assert _folded(data_events(again.write(found))) == _expected(case)
 
 
 @pytest.mark.parametrize("case", params(FAILED))
@@ -256,7 +240,7 @@ def test_an_answer_without_a_word_has_one_choice_and_ends() -> None:
     endings: list[list[Reading]] = [[FINISHED], [Usage(usage_object(1, 0)), FINISHED]]
     for finished in endings:
         request = _ask(stream=True)
-        chunks = _chunks(CompletionStreamed(_opening(request)).write(finished))
+        chunks = data_events(CompletionStreamed(_opening(request)).write(finished))
         assert [choice for chunk in chunks for choice in chunk["choices"]] == [
             {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}
         ]
@@ -271,7 +255,7 @@ def test_nothing_follows_a_finish_reason_nor_the_end() -> None:
     request = _ask(stream=True)
     said: list[Reading] = [Delta({"content": "a"}), Delta({}, "tool_calls"), Delta({"content": "b"}), FINISHED]
     answer = CompletionStreamed(_opening(request))
-    chunks = _chunks(answer.write([*said, Delta({"content": "c"})]))
+    chunks = data_events(answer.write([*said, Delta({"content": "c"})]))
     assert [choice["text"] for chunk in chunks for choice in chunk["choices"]] == ["a", ""]
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert orjson.loads(CompletionWhole(_opening(request)).write(said))["choices"][0]["text"] == "a"
@@ -293,7 +277,7 @@ def test_the_servers_fingerprint_is_passed_on() -> None:
         Delta({}, "stop", server={"system_fingerprint": "of another server"}),
         FINISHED,
     ]
-    chunks = _chunks(CompletionStreamed(_opening(_ask(stream=True))).write(said))
+    chunks = data_events(CompletionStreamed(_opening(_ask(stream=True))).write(said))
     assert [chunk["system_fingerprint"] for chunk in chunks] == ["fp", "fp"]
     whole = orjson.loads(CompletionWhole(_opening(_ask())).write(said))
     assert whole["system_fingerprint"] == "fp"

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.wire.cases import Case, cases, params
+from tests.wire.cases import CREATED, Case, cases, facets_of, params
 from wire.answer import Opening
 from wire.dialects import DIALECTS, Facets
 from wire.embeddings import (
@@ -30,21 +30,12 @@ from wire.openai import FINISHED, Delta, Json, Reading, Usage, usage_object
 from wire.parts import Joined, WholePart
 from wire.rejections import rejection
 
-CREATED = 1_800_000_000
-
 ALL = cases("embeddings")
 REFUSED = [case for case in ALL if case.file == "refused"]
 SENT = [case for case in ALL if case.file == "sent"]
 REPLIES = [case for case in ALL if case.file == "replies"]
 ANSWERED = [case for case in REPLIES if "fault" not in case.row]
 FAILED = [case for case in REPLIES if "fault" in case.row]
-
-
-def _facets(case: Case) -> Facets:
-    given = dict(case.row.get("facets", {}))
-    if "capabilities" in given:
-        given["capabilities"] = frozenset(given["capabilities"])
-    return Facets(profile=case.row.get("profile", "compat"), **given)
 
 
 def _asked(case: Case, **common: Any) -> EmbeddingsRequest:
@@ -57,7 +48,7 @@ def _answer(request: EmbeddingsRequest) -> EmbeddingsAnswer:
 
 
 def _read(case: Case, request: EmbeddingsRequest, pieces: list[bytes]) -> list[Reading]:
-    reply = DIALECTS[case.row["to"]].operations["embeddings"].read(str, "application/json", _facets(case), request)
+    reply = DIALECTS[case.row["to"]].operations["embeddings"].read(str, "application/json", facets_of(case), request)
     return [*(reading for piece in pieces for reading in reply.feed(piece)), *reply.close()]
 
 
@@ -110,7 +101,7 @@ def test_an_input_has_four_forms(given: Any, inputs: tuple[Any, ...], chars: int
 def test_a_request_is_put_in_the_servers_words(case: Case) -> None:
     request = _asked(case, input="Hello")
     before = copy.deepcopy(request.body)
-    translated = DIALECTS[case.row["to"]].operations["embeddings"].translate(request, "real", _facets(case))
+    translated = DIALECTS[case.row["to"]].operations["embeddings"].translate(request, "real", facets_of(case))
     assert orjson.loads(translated.body) == case.row["body"]
     assert translated.dropped == tuple(case.row.get("dropped", ()))
     assert request.body == before
@@ -119,7 +110,9 @@ def test_a_request_is_put_in_the_servers_words(case: Case) -> None:
 @pytest.mark.parametrize("case", params(case for case in SENT if "fault" in case.row))
 def test_what_a_server_cannot_do_is_refused_with_its_parameter(case: Case) -> None:
     with pytest.raises(Untranslatable) as caught:
-        DIALECTS[case.row["to"]].operations["embeddings"].translate(_asked(case, input="Hello"), "real", _facets(case))
+        DIALECTS[case.row["to"]].operations["embeddings"].translate(
+            _asked(case, input="Hello"), "real", facets_of(case)
+        )
     assert caught.value.param == case.row["fault"]["param"]
     assert case.row["fault"]["says"] in caught.value.message
 
