@@ -53,13 +53,13 @@ def pieces(text: str) -> list[str]:
 
 
 @contextmanager
-def unanswered() -> Iterator[str]:
+def unanswered(*, looked_at: bool = True) -> Iterator[str]:
     """The address of a server that takes no connection: its queue is full, and further ones hang.
 
-    The gateway's own looks at it fail at once, for to end it waits for those that are under way.
+    Where it is not to be `looked_at`, the gateway's own looks at it fail at once: at its end it waits for a look.
     """
 
-    def looked_at(client: httpx.Client, url: str, headers: dict[str, str], asked: bytes | None) -> tuple[int, bytes]:
+    def look(client: httpx.Client, url: str, headers: dict[str, str], asked: bytes | None) -> tuple[int, bytes]:
         if url.startswith(hole):
             raise httpx.ConnectTimeout("it does not take the connection")
         return fetched(client, url, headers, asked)
@@ -74,7 +74,8 @@ def unanswered() -> Iterator[str]:
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         hole = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(addons.inventory, "_fetch", looked_at)
+        if not looked_at:
+            stack.enter_context(pytest.MonkeyPatch.context()).setattr(addons.inventory, "_fetch", look)
         yield hole
 
 
@@ -191,7 +192,7 @@ def world(**settings: str) -> Iterator[World]:
         OllamaStandIn(reply=pieces(SAID[OLLAMA])) as ollama,
         DeepSeekStandIn(UPSTREAM_KEY, reply=pieces(SAID[DEEPSEEK]), thinking=False) as deepseek,
         RawServer() as raw,
-        unanswered() as hole,
+        unanswered(looked_at=False) as hole,
         Gateway(rules(ollama.url, deepseek.url, raw.url, hole, **settings)) as gateway,
     ):
         yield World(ollama, deepseek, raw, gateway)

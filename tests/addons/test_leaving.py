@@ -43,7 +43,7 @@ def shared() -> Iterator[Place]:
     with (
         OllamaStandIn(["m"], reply=pieces(SAID)) as wide,
         OllamaStandIn(["m"], reply=pieces(SAID)) as narrow,
-        unanswered() as hole,
+        unanswered(looked_at=False) as hole,
         Gateway(f"""
 providers:
   wide: {{dialect: ollama, urls: [{wide.url}], parallel: 1000}}

@@ -286,7 +286,7 @@ def servers_with(timeouts: str, failover: str) -> Iterator[World]:
         raw = stack.enter_context(RawServer())
         plain = stack.enter_context(RawServer([Send(whole(b"", status="400 Bad Request"))]))
         refused = stack.enter_context(refusing())
-        hole = stack.enter_context(unanswered())
+        hole = stack.enter_context(unanswered(looked_at=False))
         strange, heard = stack.enter_context(untrusted())
         addresses = {
             name: {

@@ -76,7 +76,7 @@ BEGIN = chunked_head("text/event-stream")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_connection_that_hangs_while_it_opens_is_given_up_in_time(stream: bool) -> None:
     with (
-        unanswered() as url,
+        unanswered(looked_at=False) as url,
         DeepSeekStandIn("sk-ds-test", reply=["Fine"], thinking=False) as good,
         targets(url, good.url, timeouts=patient(connect="300ms")) as gateway,
     ):
@@ -127,7 +127,7 @@ def test_no_wait_is_longer_than_its_limit(case: tuple[Script, str, str], stream:
 
 
 def test_a_connection_that_hangs_while_it_opens_counts_into_the_whole_time() -> None:
-    with unanswered() as url, targets(url, timeouts=patient(total="400ms")) as gateway:
+    with unanswered(looked_at=False) as url, targets(url, timeouts=patient(total="400ms")) as gateway:
         answer, took = ask(gateway)
         assert 0.4 <= took < 0.4 + SLACK
         assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
@@ -165,7 +165,7 @@ def test_words_are_handed_on_as_they_come() -> None:
 def test_the_gateway_sleeps_while_it_waits() -> None:
     """A clock that is looked at again and again would burn a processor for every call that waits."""
     timeouts = patient(total="500ms", keep_alive="100ms")
-    with unanswered() as url, targets(url, timeouts=timeouts) as gateway:
+    with unanswered(looked_at=False) as url, targets(url, timeouts=timeouts) as gateway:
         looks = 0
         clock = gateway.state.clock
 
@@ -196,7 +196,11 @@ def test_a_request_that_never_ends_is_answered_when_the_whole_time_is_over() -> 
 
 def test_a_stream_gets_its_comments_while_one_connection_after_the_other_hangs() -> None:
     times = patient(connect="300ms", keep_alive="150ms")
-    with unanswered() as one, unanswered() as two, targets(one, two, timeouts=times) as gateway:
+    with (
+        unanswered(looked_at=False) as one,
+        unanswered(looked_at=False) as two,
+        targets(one, two, timeouts=times) as gateway,
+    ):
         answer, _ = ask(gateway, True)
         assert (answer.status, answer.done) == (200, 1)
         assert answer.comments >= 1
