@@ -20,7 +20,7 @@ from addons.cli_options import UNBOUNDED, RulesOption
 from addons.report import compare, make_report
 from addons.report_export import as_csv, as_json, json_text
 from addons.report_rows import DAY
-from addons.report_source import ledger_at, open_ledger, said_plainly, shown_url
+from addons.report_source import ledger_at, open_ledger, said_plainly
 from addons.report_view import show
 from addons.settings import SettingsError, read_rules
 from rules.prices import UNPAID
@@ -71,10 +71,9 @@ def report(
         raise SettingsError(
             "the rules keep no ledger: write `ledger: {url: sqlite:///ledger.sqlite}` there, or name one with --ledger"
         )
-    url = ledger_at(named)
-    engine = open_ledger(url)
-    with said_plainly(shown_url(url)), _progress() as told:
-        found = make_report(engine, by.value, start, end, client=client, model=model, local=_local(loaded), told=told)
+    source = open_ledger(ledger_at(named))
+    with said_plainly(source.shown, source.errors), _progress() as told:
+        found = make_report(source, by.value, start, end, client=client, model=model, local=_local(loaded), told=told)
     comparison = compare(found, terms.compare_to if terms is not None else None)
     if as_json_:
         _write(json_text(as_json(found, comparison)))

@@ -20,8 +20,9 @@ from loguru import logger
 from addons.cli_options import RulesOption
 from addons.explain import SURFACES, explain, offline, shown
 from addons.keys import new_key
+from addons.lines import one_line
 from addons.local import ENDPOINTS
-from addons.logs import one_line, set_up_logging
+from addons.logs import set_up_logging
 from addons.master import ProxyServer
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from loguru import logger
 
 from addons.counters import Known, Spent, Store, StoreAway
-from addons.logs import one_line
+from addons.lines import one_line
 from rules.quota import Charge, Standing
 from rules.recall import Recalled
 

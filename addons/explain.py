@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from addons.exchange import Attempt, Exchange
-from addons.logs import one_line
+from addons.lines import one_line
 from addons.permission import check_endpoint, check_model, check_offered
 from addons.responses import with_history
 from addons.route import dropped_of, facts_of, images_to_fetch, no_route, operation_at, parts_of, with_thoughts

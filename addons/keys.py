@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from addons.lines import one_line
 from addons.local import ENDPOINTS
-from addons.logs import one_line
 from addons.rules_text import CannotChange, keys_in, with_key, without_keys
 from addons.settings import SettingsError, environment_for, find_rules, read_text
 from rules.access import DIGEST, digest_of

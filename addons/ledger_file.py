@@ -10,6 +10,10 @@ from pathlib import Path
 
 from rules.stores import SQLITE
 
+VERSION = 2
+"""Of the ledger's tables, in any database. No 1 was ever released."""
+BUSY = 2.0
+"""Seconds for which a locked SQLite file is waited for before the attempt counts as failed."""
 _HEAD = b"SQLite format 3\0"
 """Of every SQLite file that is not empty (https://www.sqlite.org/fileformat.html, 1.3)."""
 

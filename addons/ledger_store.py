@@ -39,14 +39,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from addons.ledger_faults import LedgerAway, Refused
-from addons.ledger_file import why_unusable
+from addons.ledger_file import BUSY, VERSION, why_unusable
 from addons.ledger_rows import Row, Written
 from addons.tables import attempts, calls, metadata
 
-VERSION = 2
-"""Of the tables. A later version adds to `_MIGRATIONS` how to get there from the one before; no 1 was ever released."""
 _MIGRATIONS: dict[int, tuple[str, ...]] = {}
-"""version -> the statements that make the tables of the next one out of its tables."""
+"""version -> the statements that make the tables of the next one out of its tables. Each VERSION adds its own."""
 versions = Table(
     "ledger_version",
     metadata,
@@ -54,8 +52,6 @@ versions = Table(
     Column("name", Text),  # made up; gateways that have the same one share a ledger
 )
 
-BUSY = 2.0
-"""Seconds for which a locked SQLite file is waited for before the attempt counts as failed."""
 STEP = 1000
 """Calls that are deleted in one transaction, at most."""
 SLICE = 0.04

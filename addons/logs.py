@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 import orjson
 from loguru import logger
 
+from addons.lines import one_line
 from addons.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -68,11 +69,6 @@ def _spellings(secret: str) -> tuple[str, ...]:
     """As it is, and as JSON, Python and a URL write it: a quote or a backslash in a key must not carry it past."""
     in_bytes = repr(secret.encode("utf-8", "surrogatepass"))[2:-1]
     return secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], in_bytes, quote(secret, safe=""), quote_plus(secret)
-
-
-def one_line(text: str) -> str:
-    """Text that a caller may have chosen: it neither breaks its line nor steers a terminal."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def check_logging(level: str, form: str) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy import Engine
-
 from addons.figures import Figures, sum_of
 from addons.report_rows import COLUMNS, Names, of_attempts, of_calls, pieces_of, read
+from addons.report_source import Source
 from rules.conditions import glob
 
 OF_ATTEMPTS = "target"
@@ -100,7 +99,7 @@ def moment_text(time: float) -> str:
 
 
 def make_report(
-    engine: Engine,
+    source: Source,
     by: str,
     since: float,
     until: float,
@@ -114,19 +113,19 @@ def make_report(
 
     `client`, `model`: patterns, as in the rules; only calls that fit them count. `local`: how the names of
     local targets begin (`ollama/`); given, the `local_` figures of calls are filled, which costs time. `told` hears, in
-    this thread, how many of how many calls are read. Raises what SQLAlchemy raises.
+    this thread, how many of how many calls are read. Raises what the database raises (Source.errors).
     """
     only = {name: pattern for name, pattern in (("client", client), ("model", model)) if pattern is not None}
     fits = {name: glob((pattern,)) for name, pattern in only.items()}
-    with engine.connect() as connection:
-        pieces = list(pieces_of(connection, since, until))
+    with source.connect() as reader:
+        pieces = list(pieces_of(reader, since, until))
     keys = tuple(dict.fromkeys([*((by,) if by in COLUMNS else ()), *only]))
     queries = [of_calls(keys, only, spent=by != OF_ATTEMPTS, local=local or ())]
     if by == OF_ATTEMPTS:
         queries.append(of_attempts(only))
     report = Report(by, since, until, Figures(), {}, {}, local is not None, only)
     whole, done = sum(piece.count for piece in pieces), 0
-    for piece, founds in read(engine, queries, pieces):
+    for piece, founds in read(source, queries, pieces):
         for number, found in enumerate(founds):
             for names, figures in found:
                 if all(fit(names[name] or "") for name, fit in fits.items()):

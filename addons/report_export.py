@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from addons.figures import Figures, percentile
-from addons.logs import one_line
+from addons.lines import one_line
 from addons.report import Comparison, Report, day_text, moment_text
 from rules.quota import NANOS
 

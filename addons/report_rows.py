@@ -6,11 +6,15 @@ string for each group and are counted here (marks.py). What a call took is the s
 asks the calls for the rest alone, and looks up no attempt's call: attempts know when it began, and lie in its order.
 The period is cut at midnights, UTC, so that the days' figures fall off as well, and its pieces are read by several
 threads: SQLite works without Python's lock.
+
+The statements are plain SQL that SQLite and PostgreSQL both know: to load a library that writes them would take as long
+as to read half a million rows. No word of a caller's or a user's stands in them.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,25 +23,9 @@ from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
-from sqlalchemy import (
-    BindParameter,
-    ColumnElement,
-    Connection,
-    Engine,
-    Select,
-    and_,
-    bindparam,
-    case,
-    func,
-    literal_column,
-    or_,
-    select,
-)
-from sqlalchemy.exc import DBAPIError
-
 from addons.figures import Figures
 from addons.marks import LENGTH, NOT_FAILED, counted
-from addons.tables import attempts, calls
+from addons.report_source import Reader, Source
 
 DAY = 86400
 PIECE = 50_000
@@ -74,21 +62,25 @@ class Query:
 
     keys: tuple[str, ...]
     """Columns by which it is grouped."""
-    statement: Select[Any]
+    statement: str
+    """In it `{strings}` is the database's function that joins texts."""
+    values: Mapping[str, str]
+    """Of its parameters, beside the piece's."""
     sums: tuple[str, ...]
     """Of which figures; `saved` for that of cost_of_compared, which costs a database more."""
     of: Literal["calls", "attempts"]
 
-    def read(self, connection: Connection, since: float, until: float) -> Found:
+    def read(self, reader: Reader, since: float, until: float) -> Found:
         """A group may come back in parts."""
+        statement = self.statement.format(strings=reader.strings)
         try:
-            rows = connection.execute(self.statement, {"since": since, "until": until}).all()
-        except DBAPIError as error:
+            rows = reader.ask(statement, {**self.values, "since": since, "until": until})
+        except sqlite3.OperationalError as error:
             middle = (since + until) / 2
-            if "integer overflow" not in str(error.orig) or not since < middle < until:
+            if "integer overflow" not in str(error) or not since < middle < until:
                 raise
             # A server that lies about its tokens: SQLite's sums have 64 bits, and ours as many as they need.
-            return self.read(connection, since, middle) + self.read(connection, middle, until)
+            return self.read(reader, since, middle) + self.read(reader, middle, until)
         keys = len(self.keys)
         # Without a key there is a row of nothing, where there is nothing.
         return [(dict(zip(self.keys, row, strict=False)), self._figures(row[keys:])) for row in rows if row[-1]]
@@ -106,21 +98,21 @@ class Query:
         return figures
 
 
-def read(engine: Engine, queries: Sequence[Query], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, list[Found]]]:
+def read(source: Source, queries: Sequence[Query], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, list[Found]]]:
     """What the queries find in each piece, all at the same moment; pieces in no order."""
     to_do = deque(pieces)
     ready: SimpleQueue[tuple[Piece, list[Found]]] = SimpleQueue()
     count = len(to_do)
 
     def work() -> None:
-        with engine.connect() as connection:
+        with source.connect() as reader:
             while to_do:
                 try:
                     piece = to_do.popleft()
                 except IndexError:  # another thread was faster
                     return
-                with connection.begin():
-                    found = [query.read(connection, piece.since, piece.until) for query in queries]
+                with reader.moment():
+                    found = [query.read(reader, piece.since, piece.until) for query in queries]
                 ready.put((piece, found))
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -138,16 +130,14 @@ def read(engine: Engine, queries: Sequence[Query], pieces: Iterable[Piece]) -> I
             to_do.clear()  # the readers stop after the piece that each is at
 
 
-def pieces_of(connection: Connection, since: float, until: float) -> Iterator[Piece]:
+def pieces_of(reader: Reader, since: float, until: float) -> Iterator[Piece]:
     """The days of a period that have calls, those with many in parts. Only the index on `time` is read."""
-    time = calls.c.time
-    inside = time >= bindparam("since"), time < bindparam("until")
-    earliest, counted = select(func.min(time)).where(*inside), select(func.count()).where(*inside)
+    inside = f"FROM calls WHERE {_begun('time')}"
     at = since
-    while (first := connection.execute(earliest, {"since": at, "until": until}).scalar()) is not None:
+    while (first := reader.ask(f"SELECT min(time) {inside}", {"since": at, "until": until})[0][0]) is not None:
         day = int(first // DAY)
         at, end = max(since, float(day * DAY)), min(until, float((day + 1) * DAY))
-        count = connection.execute(counted, {"since": at, "until": end}).scalar_one()
+        count = reader.ask(f"SELECT count(*) {inside}", {"since": at, "until": end})[0][0]
         parts = -(-count // PIECE)
         edges = [at + (end - at) * number / parts for number in range(parts)] + [end]
         yield from (
@@ -163,53 +153,55 @@ def of_calls(keys: Sequence[str], only: Mapping[str, str], *, spent: bool = True
     Without `spent` tokens and money are left out, for who has them from the attempts. `local`: how the names of local
     targets begin, as `ollama/`; then the `local_` figures are filled.
     """
-    row = calls.c
     columns = {**_COLUMN, "failed_cost": "failed_cost"} if spent else {}
-    sums: dict[str, ColumnElement[Any]] = {name: _sum(row[column]) for name, column in columns.items()}
-    sums |= {"compared": func.sum(row.compared), "saved": func.sum(row.compared - row.cost)}
+    sums = {name: _sum(column) for name, column in columns.items()}
+    sums |= {"compared": "sum(compared)", "saved": "sum(compared - cost)"}
+    values = {f"local_{number}": beginning for number, beginning in enumerate(local)}
     if local:
-        here = or_(*(func.substr(row.target, 1, len(beginning)) == beginning for beginning in local))
-        sums["local_tokens"] = func.sum(case((here, row.prompt_tokens + row.completion_tokens)))
-        sums["local_cost"] = func.sum(case((here, row.cost - row.failed_cost)))
-    by = [row[name] for name in keys]
-    statement = select(*by, *sums.values(), func.aggregate_strings(row.marks, ""))
-    statement = statement.where(*_begun(row.time), *_fits(only)).group_by(*by)
-    return Query(tuple(keys), statement, tuple(sums), "calls")
+        here = " OR ".join(f"substr(target, 1, {len(start)}) = :{name}" for name, start in values.items())
+        sums["local_tokens"] = f"sum(CASE WHEN {here} THEN prompt_tokens + completion_tokens END)"
+        sums["local_cost"] = f"sum(CASE WHEN {here} THEN cost - failed_cost END)"
+    found = ", ".join([*keys, *sums.values(), "{strings}(marks, '')"])
+    statement = f"SELECT {found} FROM calls WHERE {_begun('time')}{_fits(only)}{_by(keys)}"  # noqa: S608 - see above
+    return Query(tuple(keys), statement, {**values, **_patterns(only)}, tuple(sums), "calls")
 
 
 def of_attempts(only: Mapping[str, str]) -> Query:
     """The figures of attempts by target, and by the columns of their calls in `only`, as of_calls() has them."""
-    row = attempts.c
-    # Written into the statement: as parameters they cost a quarter of its time.
-    well: BindParameter[str] = bindparam("well", NOT_FAILED, expanding=True, literal_execute=True)
-    sums = *(_sum(row[name]) for name in _COLUMN.values()), func.sum(row.cost).filter(row.outcome.not_in(well))
-    by = [row.target, *(calls.c[name] for name in only)]
+    keys = ["attempts.target", *(f"calls.{name}" for name in only)]
+    well = ", ".join(f"'{outcome}'" for outcome in NOT_FAILED)  # as parameters they cost a quarter of the time
+    failed = f"sum(attempts.cost) FILTER (WHERE outcome NOT IN ({well}))"
+    found = ", ".join([*keys, *(_sum(f"attempts.{name}") for name in _COLUMN.values()), failed])
     # They are those of the period's calls, whenever they began themselves: or they would not add up to the same. A call
     # has its id when it is over, so between the first and the last id of a period's calls there are a few others.
-    number = calls.c.id
-    ids = (
-        select(func.min(number).label("first"), func.max(number).label("last")).where(*_begun(calls.c.time)).subquery()
-    )
-    inside = row.call_id.between(ids.c.first, ids.c.last), *_begun(row.call_time)
-    statement = select(*by, *sums, func.aggregate_strings(row.marks, "")).join_from(ids, attempts, and_(*inside))
+    ids = f"(SELECT min(id) AS first, max(id) AS last FROM calls WHERE {_begun('time')}) AS ids"  # noqa: S608 - see above
+    inside = f"call_id BETWEEN ids.first AND ids.last AND {_begun('call_time')}"
+    statement = f"SELECT {found}, {{strings}}(attempts.marks, '') FROM {ids} JOIN attempts ON {inside}"  # noqa: S608 - see above
     if only:
-        statement = statement.join(calls).where(*_fits(only))
-    return Query(("target", *only), statement.group_by(*by), (*_COLUMN, "failed_cost"), "attempts")
+        statement += f" JOIN calls ON calls.id = call_id WHERE TRUE{_fits(only)}"
+    return Query(("target", *only), statement + _by(keys), _patterns(only), (*_COLUMN, "failed_cost"), "attempts")
 
 
-def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
-    summed = func.sum(column)
-    return summed.filter(column != literal_column("0")) if column.key in _MOSTLY_ZERO else summed
+def _sum(column: str) -> str:
+    zero = column.rpartition(".")[2] in _MOSTLY_ZERO
+    return f"sum({column}) FILTER (WHERE {column} <> 0)" if zero else f"sum({column})"
 
 
-def _begun(time: ColumnElement[float]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """`time`: when a call began."""
-    return time >= bindparam("since"), time < bindparam("until")
+def _begun(time: str) -> str:
+    """`time`: the column that says when a call began."""
+    return f"{time} >= :since AND {time} < :until"
 
 
-def _fits(only: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:
-    for name, pattern in only.items():
-        yield calls.c[name].ilike(_like(pattern), escape="\\")
+def _by(keys: Sequence[str]) -> str:
+    return f" GROUP BY {', '.join(keys)}" if keys else ""
+
+
+def _fits(only: Mapping[str, str]) -> str:
+    return "".join(f" AND lower(calls.{name}) LIKE lower(:like_{name}) ESCAPE '\\'" for name in only)
+
+
+def _patterns(only: Mapping[str, str]) -> dict[str, str]:
+    return {f"like_{name}": _like(pattern) for name, pattern in only.items()}
 
 
 def _like(pattern: str) -> str:

@@ -1,94 +1,135 @@
 """Opening the ledger for reading: read-only, and with words for whatever is in the way.
 
 SQLite is opened so that nothing can be written, while a gateway goes on writing: what is read in one transaction is of
-one moment. A file that was written ahead (WAL)
-needs files beside it even for reading; where its folder allows none and nobody writes, it is read as it is.
+one moment. A file that was written ahead (WAL) needs files beside it even for reading; where its folder allows none and
+nobody writes, it is read as it is.
+
+The trap is the start: SQLAlchemy takes longer to load than a usual ledger to be read. So a SQLite file is read through
+Python's own driver, and what PostgreSQL needs is loaded where a ledger is kept in it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
-
-from addons.ledger_faults import LedgerAway
-from addons.ledger_store import BUSY, VERSION, engine_for
-from addons.logs import one_line
+from addons.ledger_file import BUSY, VERSION
+from addons.lines import one_line
 from addons.settings import SettingsError
-from addons.tables import calls, metadata
 
 _PRAGMAS = ("query_only=ON", f"mmap_size={1 << 40}", "cache_size=-32768")
 """A map of the file is the fastest way through it; SQLite takes as much of that size as it may."""
-_versions = metadata.tables["ledger_version"]
+_POSTGRESQL = "addons.report_postgresql"
+"""The module whose open_ledger() opens a URL of PostgreSQL."""
+
+type Rows = list[tuple[Any, ...]]
 
 
-def ledger_at(named: str) -> URL:
+class Reader(Protocol):
+    """A connection for one thread."""
+
+    @property
+    def strings(self) -> str:
+        """The function that joins texts, as this database calls it."""
+
+    def ask(self, statement: str, values: Mapping[str, float | str] = ...) -> Rows:
+        """What a statement finds, whose parameters are written `:name`."""
+
+    def moment(self) -> AbstractContextManager[None]:
+        """All that is asked in it is answered as things are at one moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A ledger that can be read."""
+
+    shown: str
+    """Its address, without a password."""
+    connect: Callable[[], AbstractContextManager[Reader]]
+    errors: tuple[type[Exception], ...]
+    """What the database raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a ledger is."""
+
+    kind: str
+    """sqlite or postgresql."""
+    at: str
+    """A SQLite file's path, or a URL."""
+
+
+def ledger_at(named: str) -> Address:
     """The address that a person's words mean: that of a database, or the path of a SQLite file. Raises
     SettingsError.
     """
-    if "://" not in named:
-        return URL.create("sqlite", database=named)
-    try:
-        url = make_url(named)
-    except ArgumentError:
-        url = None
-    if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise SettingsError(
-            "the ledger's url is none of a SQLite or PostgreSQL database: it must be the path of a file, "
-            "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
-        )
-    return url
+    scheme, is_url, rest = named.partition("://")
+    if not is_url:
+        return Address("sqlite", named)
+    kind = scheme.partition("+")[0]
+    if kind == "sqlite":
+        return Address(kind, rest.partition("/")[2].partition("?")[0])
+    if kind == "postgresql":
+        return Address(kind, named)
+    raise SettingsError(
+        "the ledger's url is none of a SQLite or PostgreSQL database: it must be the path of a file, "
+        "sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+    )
 
 
-def open_ledger(url: URL) -> Engine:
+def open_ledger(address: Address) -> Source:
     """A ledger's database for reading; raises SettingsError where there is none, or none that we can read."""
-    shown = shown_url(url)
-    if url.get_backend_name() != "sqlite":
-        try:
-            engine: Engine = engine_for(url, reads=True).execution_options(isolation_level="REPEATABLE READ")
-        except LedgerAway as error:
-            raise SettingsError(f"the ledger cannot be read: {error}") from None
-        with said_plainly(shown):
-            _look(engine, shown)
-        return engine
-    file = Path(url.database or "")
+    if address.kind == "postgresql":
+        found: Source = import_module(_POSTGRESQL).open_ledger(address.at)
+        return found
+    file, shown = Path(address.at), one_line(address.at)
     _look_at(file, shown)
-    engine = _sqlite(file, "mode=ro")
+    source = _sqlite(file, shown, "mode=ro")
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first()
-    except DBAPIError as error:  # where it is another one, _look() meets it again
+        with source.connect() as reader:
+            reader.ask("SELECT 1 FROM sqlite_master")
+    except sqlite3.Error as error:  # where it is another one, look() meets it again
         if _name_of(error) == "SQLITE_CANTOPEN" and not Path(f"{file}-wal").exists():
-            engine = _sqlite(file, "mode=ro&immutable=1")
-    with said_plainly(shown):
-        _look(engine, shown)
-    return engine
+            source = _sqlite(file, shown, "mode=ro&immutable=1")
+    look(source, "SELECT name FROM sqlite_master WHERE type = 'table'")
+    return source
+
+
+def look(source: Source, tables: str) -> None:
+    """Raises SettingsError for what is no ledger, or that of another unigate. `tables` asks for the tables' names."""
+    shown = source.shown
+    with said_plainly(shown, source.errors), source.connect() as reader, reader.moment():
+        if not {"calls", "ledger_version"} <= {name for (name,) in reader.ask(tables)}:
+            raise SettingsError(f"{shown} is no ledger: it has no table `calls` of unigate's")
+        version = reader.ask("SELECT max(version) FROM ledger_version")[0][0] or 0
+    if version != VERSION:
+        which = "a later" if version > VERSION else "an earlier"
+        todo = "use that one" if version > VERSION else "start the gateway once, which updates it or says why not"
+        raise SettingsError(
+            f"the ledger {shown} is of {which} unigate (version {version} of its tables, here {VERSION}): {todo}"
+        )
 
 
 @contextmanager
-def said_plainly(shown: str) -> Iterator[None]:
+def said_plainly(shown: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
     """What the database complains of, as a SettingsError. `shown`: which ledger it is."""
     try:
         yield
-    except SQLAlchemyError as error:
-        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    except errors as error:
         if _name_of(error) == "SQLITE_NOTADB":
             raise SettingsError(f"{shown} is no ledger: it is not a SQLite file") from None
+        cause = getattr(error, "orig", None) or error  # SQLAlchemy says much beside it
         said = one_line(str(cause).partition("\n")[0])
         raise SettingsError(f"the ledger {shown} cannot be read: {said or type(cause).__name__}") from None
-
-
-def shown_url(url: URL) -> str:
-    """A ledger's address without its password."""
-    return one_line(url.database or "" if url.get_backend_name() == "sqlite" else url.set(query={}).render_as_string())
 
 
 def _look_at(file: Path, shown: str) -> None:
@@ -113,38 +154,39 @@ def _look_at(file: Path, shown: str) -> None:
         raise SettingsError(f"{shown} is empty, so no ledger: {right}")
 
 
-def _sqlite(file: Path, how: str) -> Engine:
-    address = f"file:{quote(str(file.absolute()))}?{how}"
+class _SqliteReader:
+    strings = "group_concat"
 
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(address, uri=True, timeout=BUSY, check_same_thread=False, isolation_level=None)
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def ask(self, statement: str, values: Mapping[str, float | str] = {}) -> Rows:
+        return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")  # the driver begins none for what only reads
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
+
+def _sqlite(file: Path, shown: str, how: str) -> Source:
+    address = f"file:{quote(str(file.absolute()))}?{how}"
+    return Source(shown, partial(_connected, address), (sqlite3.Error,))
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Reader]:
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY, check_same_thread=False, isolation_level=None)
+    try:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
-        return connection
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")  # the driver begins none for what only reads
-
-    return engine
+        yield _SqliteReader(connection)
+    finally:
+        connection.close()
 
 
-def _look(engine: Engine, shown: str) -> None:
-    with engine.connect() as connection:
-        tables = set(inspect(connection).get_table_names())
-        if not {calls.name, _versions.name} <= tables:
-            raise SettingsError(f"{shown} is no ledger: it has no table `{calls.name}` of unigate's")
-        version = connection.execute(select(func.max(_versions.c.version))).scalar() or 0
-    if version != VERSION:
-        which = "a later" if version > VERSION else "an earlier"
-        todo = "use that one" if version > VERSION else "start the gateway once, which updates it or says why not"
-        raise SettingsError(
-            f"the ledger {shown} is of {which} unigate (version {version} of its tables, here {VERSION}): {todo}"
-        )
-
-
-def _name_of(error: SQLAlchemyError) -> str | None:
-    cause = error.orig if isinstance(error, DBAPIError) else None
-    return cause.sqlite_errorname if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorname") else None
+def _name_of(error: Exception) -> str | None:
+    return error.sqlite_errorname if isinstance(error, sqlite3.Error) and hasattr(error, "sqlite_errorname") else None

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from addons.figures import Figures, percentile, share, sum_of
-from addons.logs import one_line
+from addons.lines import one_line
 from addons.report import Comparison, Key, Report, day_text, moment_text
 from rules.quota import NANOS
 

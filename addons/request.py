@@ -16,8 +16,8 @@ from addons.cors import preflight
 from addons.exchange import Exchange, readable
 from addons.fetch import host_of
 from addons.http1 import fault_response
+from addons.lines import one_line
 from addons.local import Endpoint, endpoint_at
-from addons.logs import one_line
 from addons.masks import misplaced, take_key
 from addons.permission import check_endpoint, check_model, identify
 from addons.plan import decide_next

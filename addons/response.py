@@ -8,7 +8,7 @@ from mitmproxy.http import HTTPFlow
 from addons.account import account_of
 from addons.exchange import Exchange, readable
 from addons.ledger_content import answer_of, prompt_of
-from addons.logs import one_line
+from addons.lines import one_line
 from addons.state import State
 from wire.errors import ClientGone, Fault
 from wire.plain_words import logged

@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from addons import __version__
 from addons.account import Account, Tried
-from addons.logs import one_line
+from addons.lines import one_line
 from addons.telemetry import OPERATIONS
 from rules.prices import Tokens
 from rules.quota import NANOS

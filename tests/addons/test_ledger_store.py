@@ -160,7 +160,7 @@ def test_what_is_too_much_goes_the_oldest_first_and_never_all_of_it(url: str) ->
         store.write([written(account(time=now + start + more), ids, now) for more in range(1000)])
     assert not store.shrink(2**30)
     assert how_many(url) == 4000
-    bound = 4000 * 150
+    bound = 4000 * 180
     for _ in range(200):
         if not store.shrink(bound):
             break

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from addons.report_view import dollars, percent, short, show
 from addons.settings import SettingsError
 from tests.addons.ledgers import TRIED, account, running, sqlite_url, until
 from tests.addons.reports import NOON, attempt, new_ledger, row
+
+ROOT = Path(__file__).parents[2]
 
 RULES = (
     "providers: {ollama: {dialect: ollama, urls: ['http://127.0.0.1:9']}}\n"
@@ -587,3 +590,18 @@ def test_figures_of_nothing_have_no_shares() -> None:
 
 def test_a_period_that_began_before_time_did_is_all_of_it() -> None:
     assert moment("99999999d", 1_800_000_000.0, "--since") == 0.0
+
+
+@pytest.mark.parametrize("module", ["sqlalchemy", "psycopg", "mitmproxy", "httpx", "loguru"])
+def test_a_report_of_a_file_waits_for_no_library_that_it_has_no_use_for(
+    module: str, tmp_path: Path, ledger: Callable[..., Path]
+) -> None:
+    """Each of them takes longer to load than a usual ledger to be read."""
+    ledger(ago())
+    script = f"import sys\nsys.modules[{module!r}] = None  # to import it fails\nfrom addons.cli import main\nmain()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "report"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert "Calls   1" in done.stdout
