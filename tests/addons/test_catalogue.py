@@ -59,7 +59,9 @@ def test_a_list_has_the_names_that_the_file_spells_out_for_its_client(
 
 @pytest.mark.parametrize("key", [PICKER, CODER, OTHERS])
 def test_every_model_that_is_listed_is_found_by_its_id_and_answers(key: str, gateway: Gateway) -> None:
-    for model in get(gateway, key, "/v1/models").json()["data"]:
+    models = get(gateway, key, "/v1/models").json()["data"]
+    assert models
+    for model in models:
         assert get(gateway, key, f"/v1/models/{model['id']}").json() == model
         with gateway.client(key) as client:
             asked = {"model": model["id"], "messages": [{"role": "user", "content": "hi"}]}

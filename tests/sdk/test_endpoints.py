@@ -207,6 +207,7 @@ def test_texts_become_vectors_in_their_order(sdk: Shown) -> None:
 
 def test_vectors_are_the_same_packed_and_plain(sdk: Shown) -> None:
     shown = sdk["embed"]
+    assert len(shown["packed"]) == 3
     for packed, plain in zip(shown["packed"], shown["plain"], strict=True):
         assert packed == pytest.approx(plain, abs=1e-6)
 

@@ -302,7 +302,11 @@ def test_an_answer_may_go_on_more_than_once() -> None:
             for reading in joint.read([*_text(*_pieces(reply, chance)), Cut("stopped")]):
                 if isinstance(reading, Delta):
                     said.add(reading.delta)
-        assert ANSWER.startswith(said.text)
+            assert ANSWER[:end].startswith(said.text)
+        reply = ANSWER if chance.random() < 0.5 else ANSWER[len(said.text) :]
+        out = _joined(_text(*_pieces(reply, chance)) + _end(), said.text, tokens=said.tokens)
+        assert _fault(out) is None
+        assert said.text + _seen(out) == ANSWER
 
 
 def test_a_delta_that_is_cut_in_two_loses_its_logprobs_and_keeps_its_end() -> None:
