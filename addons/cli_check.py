@@ -12,7 +12,8 @@ from addons.gateway import check_bind
 from addons.ledger_file import file_of, why_unusable
 from addons.local import ENDPOINTS
 from addons.logs import check_logging
-from addons.settings import LogSettings, SettingsError, read_rules, upstream_tls
+from addons.settings import LogSettings, SettingsError, read_rules
+from addons.tls import upstream_tls
 from addons.tracing import Tracer
 from rules.callers import SHORTEST, guessable, idle, repeated
 from rules.schema import RulesFile

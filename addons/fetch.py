@@ -27,7 +27,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import h11
 from cachetools import TLRUCache
 
-from addons.settings import upstream_tls
+from addons.tls import upstream_tls
 from rules.addresses import is_opened, is_public, parsed
 from rules.schema import Images
 from wire.images import ENOUGH, image_type

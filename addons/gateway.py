@@ -35,8 +35,9 @@ from addons.logs import set_up_logging
 from addons.request import Request
 from addons.response import Response
 from addons.sandbox import Sandbox
-from addons.settings import SettingsError, read_rules, upstream_tls
+from addons.settings import SettingsError, read_rules
 from addons.state import State
+from addons.tls import upstream_tls
 from addons.tracing import Tracer
 from addons.viewer import Viewer
 from rules.access import is_loopback

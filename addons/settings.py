@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
-import certifi
 from dotenv import dotenv_values
 
 from addons.files import Unreadable, as_text, read_small
@@ -140,15 +137,3 @@ def read_env_file(path: Path) -> dict[str, str]:
     except Unreadable as error:
         raise SettingsError(f"the file {path} {error}") from None
     return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
-
-
-def upstream_tls() -> ssl.SSLContext:
-    """How upstream certificates are checked: SSL_CERT_FILE where it is set, else certifi's, as mitmproxy does it.
-
-    Raises SettingsError.
-    """
-    file = os.environ.get("SSL_CERT_FILE")
-    try:
-        return ssl.create_default_context(cafile=file or certifi.where())
-    except OSError as error:  # an SSLError is one too
-        raise SettingsError(f"SSL_CERT_FILE names no readable certificates: {file} ({error})") from None

@@ -592,7 +592,7 @@ def test_a_period_that_began_before_time_did_is_all_of_it() -> None:
     assert moment("99999999d", 1_800_000_000.0, "--since") == 0.0
 
 
-@pytest.mark.parametrize("module", ["sqlalchemy", "psycopg", "mitmproxy", "httpx", "loguru"])
+@pytest.mark.parametrize("module", ["sqlalchemy", "psycopg", "mitmproxy", "httpx", "loguru", "ssl"])
 def test_a_report_of_a_file_waits_for_no_library_that_it_has_no_use_for(
     module: str, tmp_path: Path, ledger: Callable[..., Path]
 ) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from addons.files import Unreadable, read_small
-from addons.settings import SHIPPED_RULES, LogSettings, SettingsError, read_rules, upstream_tls
+from addons.settings import SHIPPED_RULES, LogSettings, SettingsError, read_rules
+from addons.tls import upstream_tls
 
 RULES = "proxy: {port: '${PORT:-1}'}\nproviders: {s: {dialect: sandbox}}\nrules: [{name: all, use: [s/echo]}]"
 
