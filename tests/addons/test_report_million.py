@@ -1,9 +1,17 @@
-"""A report over a million calls takes seconds, however they are grouped."""
+"""A report over a million calls takes a second or two, however they are grouped.
+
+What is measured is the time of processors: on a busy machine the clock tells how busy it is.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import resource
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,17 +21,21 @@ import pytest
 from sqlalchemy.dialects import sqlite
 
 from addons.marks import marks_of_attempt
-from addons.report import make_report
+from addons.report import GROUPINGS, make_report
 from addons.report_source import ledger_at, open_ledger
 from addons.tables import calls
 from tests.addons.ledgers import sqlite_url
-from tests.addons.reports import NOON, new_ledger, plain_groups, row, stored
+from tests.addons.reports import new_ledger, plain_groups, row, stored
 
 COUNT = 1_000_000
 DAYS = 30
-PERIOD = (NOON - DAYS * 86400, NOON)
+_NOW = float(int(time.time()))
+PERIOD = (_NOW - DAYS * 86400, _NOW)
 PATIENCE = 4.0
-"""Seconds of a processor. It takes two and a half to three and a half, which two cores share; more on a busy machine."""
+"""Seconds of a processor. It takes one to two, which two cores share; on a busy machine nearly twice as much."""
+START = 1.0
+"""The same, for the start of the command: half a second."""
+ROOT = Path(__file__).parents[2]
 _KINDS = 997
 _ATTEMPTS = """
 INSERT INTO attempts SELECT id, {number}, time, {target}, {tokens}, '{outcome}', substr(marks, 1, 8) || '{facts}', time, 0, 0,
@@ -108,7 +120,7 @@ def test_their_attempts_are_reported_by_target_in_seconds(url: str, kinds: list[
     found = make_report(open_ledger(ledger_at(url)), "target", *PERIOD)
     took = time.process_time() - begun
     assert found.total.calls == COUNT
-    assert took < 2 * PATIENCE
+    assert took < PATIENCE
     assert found.groups.keys() == {"cloud/broken", *(kind["target"] for kind in kinds)}
     assert found.groups["cloud/broken"].failed_attempts == found.total_of_groups.failed_attempts == COUNT // 10
     assert found.total_of_groups.attempts == COUNT + COUNT // 10
@@ -118,5 +130,17 @@ def test_their_attempts_are_reported_by_target_in_seconds(url: str, kinds: list[
 def test_some_of_them_are_reported_in_seconds_by_target_too(url: str, kinds: list[dict[str, object]]) -> None:
     begun = time.process_time()
     found = make_report(open_ledger(ledger_at(url)), "target", *PERIOD, client="client-7")
-    assert time.process_time() - begun < 2 * PATIENCE
+    assert time.process_time() - begun < PATIENCE
     assert found.total.calls > COUNT // 100
+
+
+@pytest.mark.parametrize("by", GROUPINGS)
+def test_the_whole_command_takes_seconds_whatever_the_lines_are(url: str, by: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "addons.cli", "report", "--ledger", url, "--since", "40d", "--by", by, "--json"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert json.loads(done.stdout)["total"]["calls"] == COUNT
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < START + PATIENCE
