@@ -19,6 +19,7 @@ from addons.settings import SettingsError
 
 class _PostgresqlReader:
     strings = "string_agg"
+    like = "ILIKE"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -63,7 +63,7 @@ class Query:
     keys: tuple[str, ...]
     """Columns by which it is grouped."""
     statement: str
-    """In it `{strings}` is the database's function that joins texts."""
+    """In it `{strings}` and `{like}` stand for the reader's words."""
     values: Mapping[str, str]
     """Of its parameters, beside the piece's."""
     sums: tuple[str, ...]
@@ -72,7 +72,7 @@ class Query:
 
     def read(self, reader: Reader, since: float, until: float) -> Found:
         """A group may come back in parts."""
-        statement = self.statement.format(strings=reader.strings)
+        statement = self.statement.format(strings=reader.strings, like=reader.like)
         try:
             rows = reader.ask(statement, {**self.values, "since": since, "until": until})
         except sqlite3.OperationalError as error:
@@ -175,11 +175,11 @@ def of_attempts(only: Mapping[str, str]) -> Query:
     # They are those of the period's calls, whenever they began themselves: or they would not add up to the same. A call
     # has its id when it is over, so between the first and the last id of a period's calls there are a few others.
     ids = f"(SELECT min(id) AS first, max(id) AS last FROM calls WHERE {_begun('time')}) AS ids"  # noqa: S608 - see above
-    inside = f"call_id BETWEEN ids.first AND ids.last AND {_begun('call_time')}"
-    statement = f"SELECT {found}, {{strings}}(attempts.marks, '') FROM {ids} JOIN attempts ON {inside}"  # noqa: S608 - see above
+    rows = f"{ids} JOIN attempts ON call_id BETWEEN ids.first AND ids.last AND {_begun('call_time')}"
     if only:
-        statement += f" JOIN calls ON calls.id = call_id WHERE TRUE{_fits(only)}"
-    return Query(("target", *only), statement + _by(keys), _patterns(only), (*_COLUMN, "failed_cost"), "attempts")
+        rows = f"calls JOIN attempts ON call_id = calls.id WHERE {_begun('calls.time')}{_fits(only)}"
+    statement = f"SELECT {found}, {{strings}}(attempts.marks, '') FROM {rows}{_by(keys)}"  # noqa: S608 - see above
+    return Query(("target", *only), statement, _patterns(only), (*_COLUMN, "failed_cost"), "attempts")
 
 
 def _sum(column: str) -> str:
@@ -197,7 +197,7 @@ def _by(keys: Sequence[str]) -> str:
 
 
 def _fits(only: Mapping[str, str]) -> str:
-    return "".join(f" AND lower(calls.{name}) LIKE lower(:like_{name}) ESCAPE '\\'" for name in only)
+    return "".join(f" AND calls.{name} {{like}} :like_{name} ESCAPE '\\'" for name in only)
 
 
 def _patterns(only: Mapping[str, str]) -> dict[str, str]:

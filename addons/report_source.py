@@ -40,6 +40,12 @@ class Reader(Protocol):
     def strings(self) -> str:
         """The function that joins texts, as this database calls it."""
 
+    @property
+    def like(self) -> str:
+        """The operator that compares a text with a pattern, whatever the case of its letters. To ask lower() of both
+        would be the same everywhere, but in SQLite two threads wait for each other's memory in it.
+        """
+
     def ask(self, statement: str, values: Mapping[str, float | str] = ...) -> Rows:
         """What a statement finds, whose parameters are written `:name`."""
 
@@ -156,6 +162,7 @@ def _look_at(file: Path, shown: str) -> None:
 
 class _SqliteReader:
     strings = "group_concat"
+    like = "LIKE"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

@@ -130,7 +130,8 @@ def test_their_attempts_are_reported_by_target_in_seconds(url: str, kinds: list[
 def test_some_of_them_are_reported_in_seconds_by_target_too(url: str, kinds: list[dict[str, object]]) -> None:
     begun = time.process_time()
     found = make_report(open_ledger(ledger_at(url)), "target", *PERIOD, client="client-7")
-    assert time.process_time() - begun < PATIENCE
+    took = time.process_time() - begun
+    assert took < PATIENCE
     assert found.total.calls > COUNT // 100
 
 
