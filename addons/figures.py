@@ -9,10 +9,10 @@ calls alone stays zero in them, and in figures of calls what is of attempts alon
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from addons.marks import seconds_in
+from addons.marks import LENGTH, counted, seconds_in
 
 
 @dataclass(slots=True)
@@ -70,10 +70,11 @@ class Figures:
         self.first_token.update(other.first_token)
         self.total.update(other.total)
 
-    def spend(self, attempts: Figures) -> None:
-        """Adds what attempts took to their calls, which take nothing else."""
-        for name in _SPENT:
-            setattr(self, name, getattr(self, name) + getattr(attempts, name))
+    def put(self, sums: Mapping[str, int]) -> None:
+        """Adds figures by their names."""
+        for name, value in sums.items():
+            if value:
+                setattr(self, name, getattr(self, name) + value)
 
     @property
     def tokens(self) -> int:
@@ -97,7 +98,41 @@ class Figures:
 
 _SUMMED = tuple(name for name in Figures.__dataclass_fields__ if name not in ("first_token", "total"))
 
-_SPENT = ("prompt", "cached", "completion", "reasoning", "cost", "failed_cost")
+
+MANY = 5000
+"""Marks that are counted together: to count those of a few calls costs as much as to count a thousand."""
+SPENT = ("prompt", "cached", "completion", "reasoning", "cost", "failed_cost")
+"""What calls took, which is what their attempts took."""
+
+
+@dataclass(slots=True)
+class Pile:
+    """Figures that grow, part by part."""
+
+    figures: Figures = field(default_factory=Figures)
+    _marks: list[str] = field(default_factory=list)
+    """Not counted yet."""
+    _length: int = 0
+
+    def put(self, sums: Mapping[str, int], marks: str) -> None:
+        """`marks`: of each of the calls, or of each of the attempts, in one string."""
+        self.figures.put(sums)
+        self._marks.append(marks)
+        self._length += len(marks)
+        if self._length >= MANY * LENGTH:
+            self._count()
+
+    def whole(self) -> Figures:
+        self._count()
+        return self.figures
+
+    def _count(self) -> None:
+        said = counted("".join(self._marks))
+        self.figures.put(said.facts)
+        self.figures.first_token.update(said.first)
+        self.figures.total.update(said.total)
+        self._marks.clear()
+        self._length = 0
 
 
 def sum_of(some: Iterable[Figures]) -> Figures:

@@ -6,13 +6,14 @@ Their sum is what the calls came to, all the same; only calls that asked nobody 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from addons.figures import Figures, sum_of
-from addons.report_rows import COLUMNS, Names, of_attempts, of_calls, pieces_of, read
+from addons.figures import SPENT, Figures, Pile, sum_of
+from addons.report_rows import COLUMNS, of_attempts, of_calls, pieces_of, read
 from addons.report_source import Source
 from rules.conditions import glob
 
@@ -123,27 +124,23 @@ def make_report(
     queries = [of_calls(keys, only, spent=by != OF_ATTEMPTS, local=local or ())]
     if by == OF_ATTEMPTS:
         queries.append(of_attempts(only))
-    report = Report(by, since, until, Figures(), {}, {}, local is not None, only)
+    days: defaultdict[int, Pile] = defaultdict(Pile)
+    groups: defaultdict[Key, Pile] = defaultdict(Pile)
     whole, done = sum(piece.count for piece in pieces), 0
     for piece, founds in read(source, queries, pieces):
         for number, found in enumerate(founds):
-            for names, figures in found:
-                if all(fit(names[name] or "") for name, fit in fits.items()):
-                    _add(report, number == 0, piece.day, names, figures)
+            for part in found:
+                if all(fit(part.names[name] or "") for name, fit in fits.items()):
+                    if number == 0:
+                        days[piece.day].put(part.sums, part.marks)
+                    else:  # of attempts
+                        days[piece.day].figures.put({name: part.sums[name] for name in SPENT})
+                    if number == len(queries) - 1 and by != "day":
+                        groups[part.names[by]].put(part.sums, part.marks)
         done += piece.count
         told(done, whole)
-    for day in report.days.values():
-        report.total.add(day)
-    return report
-
-
-def _add(report: Report, calls: bool, day: int, names: Names, figures: Figures) -> None:
-    """`calls`: whether the figures are of calls."""
-    of_day = report.days.setdefault(day, Figures())
-    if calls:
-        of_day.add(figures)
-    else:
-        of_day.spend(figures)
-    if calls != report.of_attempts:
-        group = day_text(day) if report.by == "day" else names[report.by]
-        report.groups.setdefault(group, Figures()).add(figures)
+    of_days = {day: pile.whole() for day, pile in days.items()}
+    of_groups: dict[Key, Figures] = {group: pile.whole() for group, pile in groups.items()}
+    if by == "day":
+        of_groups = {day_text(day): figures for day, figures in of_days.items()}
+    return Report(by, since, until, sum_of(of_days.values()), of_groups, of_days, local is not None, only)

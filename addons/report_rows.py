@@ -21,10 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from addons.figures import Figures
-from addons.marks import LENGTH, NOT_FAILED, counted
+from addons.marks import LENGTH, NOT_FAILED
 from addons.report_source import Reader, Source
 
 DAY = 86400
@@ -41,9 +40,18 @@ _MOSTLY_ZERO = ("cached_tokens", "reasoning_tokens", "failed_cost")
 COLUMNS = ("client", "model", "rule", "endpoint")
 """Of a call, by which it is grouped."""
 
-type Names = Mapping[str, str | None]
-"""Of a group: column -> its value."""
-type Found = list[tuple[Names, Figures]]
+type Found = list[Part]
+
+
+class Part(NamedTuple):
+    """What a piece has of one group."""
+
+    names: Mapping[str, str | None]
+    """Column -> the group's value."""
+    sums: Mapping[str, int]
+    """By the names of the figures."""
+    marks: str
+    """Of each call, or of each attempt, in one string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +91,16 @@ class Query:
             return self.read(reader, since, middle) + self.read(reader, middle, until)
         keys = len(self.keys)
         # Without a key there is a row of nothing, where there is nothing.
-        return [(dict(zip(self.keys, row, strict=False)), self._figures(row[keys:])) for row in rows if row[-1]]
+        return [
+            Part(dict(zip(self.keys, row, strict=False)), self._sums(row[keys:]), row[-1]) for row in rows if row[-1]
+        ]
 
-    def _figures(self, row: Sequence[Any]) -> Figures:
-        *sums, marks = row
+    def _sums(self, row: Sequence[Any]) -> dict[str, int]:
         # A sum is a decimal in PostgreSQL, and NULL where nothing is known.
-        found = {name: int(value or 0) for name, value in zip(self.sums, sums, strict=True)}
+        found = {name: int(value or 0) for name, value in zip(self.sums, row, strict=False)}
         if "saved" in found:
             found["cost_of_compared"] = found["compared"] - found.pop("saved")
-        said = counted(marks)
-        figures = Figures(first_token=said.first, total=said.total)
-        for name, value in {**found, self.of: len(marks) // LENGTH, **said.facts}.items():
-            setattr(figures, name, value)
-        return figures
+        return {**found, self.of: len(row[-1]) // LENGTH}
 
 
 def read(source: Source, queries: Sequence[Query], pieces: Iterable[Piece]) -> Iterator[tuple[Piece, list[Found]]]:
