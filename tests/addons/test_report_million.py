@@ -51,6 +51,7 @@ def kinds() -> list[dict[str, object]]:
         row(
             client=f"client-{chance.randrange(20)}",
             model=f"model-{chance.randrange(6)}",
+            rule=f"rule-{number}",  # as many as a ledger may have of clients
             target=f"ollama/target-{chance.randrange(6)}",
             status=chance.choice([200] * 30 + [499, 503]),
             streamed=chance.random() < 0.7,
@@ -61,7 +62,7 @@ def kinds() -> list[dict[str, object]]:
             first_token_bucket=int(chance.gauss(120, 15)),
             total_bucket=int(chance.gauss(150, 25)),
         )
-        for _ in range(_KINDS)
+        for number in range(_KINDS)
     ]
 
 
