@@ -38,9 +38,10 @@ def open_ledger(url: str) -> Source:
     try:
         shown = one_line(make_url(url).set(query={}).render_as_string())
         engine: Engine = engine_for(url, reads=True).execution_options(isolation_level="REPEATABLE READ")
-    except (ArgumentError, LedgerAway) as error:
-        why = str(error) if isinstance(error, LedgerAway) else "its url is none of a PostgreSQL database"
-        raise SettingsError(f"the ledger cannot be read: {why}") from None
+    except LedgerAway as error:
+        raise SettingsError(f"the ledger cannot be read: {error}") from None
+    except (ArgumentError, ValueError):  # a port that is no number; they repeat what was written
+        raise SettingsError("the ledger's url must be written postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
     source = Source(shown, partial(_connected, engine), (SQLAlchemyError,))
     look(source, "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
     return source

@@ -517,6 +517,8 @@ def test_a_ledger_can_be_named_that_the_rules_do_not_have(tmp_path: Path, comman
     ("mysql://x/y", "none of a SQLite or PostgreSQL database"),
     ("://", "it must be the path of a file, sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"),
     ("postgresql://me:sesame@127.0.0.1:1/ledger", "cannot be read: connection failed"),
+    ("postgresql://me:sesame@127.0.0.1:port/ledger", "must be written postgresql://USER:PASSWORD@HOST:PORT/NAME"),
+    ("sqlite://", "is a folder, so no ledger"),
 ])  # fmt: skip
 def test_a_ledger_that_cannot_be_reached_is_said_without_its_password(
     url: str, words: str, tmp_path: Path, command: Command
