@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from addons import report_rows
+from addons import figures, report_rows
 from addons.figures import Figures, percentile, sum_of
 from addons.ledger_rows import Ids, written
 from addons.ledger_store import LedgerStore
@@ -106,6 +106,7 @@ def test_the_report_is_a_plain_sum_over_the_rows_of_the_period(
     since, until = (MIDNIGHT + edge * 3600 for edge in sorted(edges))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report_rows, "PIECE", piece)
+        patch.setattr(figures, "MANY", piece)
         found = make_report(reading, by, since, until, local=["ollama/"])
     inside = [one for one in made if since <= one["time"] < until]
     assert found.total == plain_sum(inside, "ollama/")
