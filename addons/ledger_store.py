@@ -281,7 +281,10 @@ def _bring_up(connection: Connection, version: int) -> None:
         raise LedgerAway(f"it was made by a later unigate: its tables are of version {version}, and {VERSION} is known")
     while version < VERSION:
         if version not in _MIGRATIONS:
-            raise LedgerAway(f"its tables are of version {version}, which nothing leads from: move it away")
+            raise LedgerAway(
+                f"its tables are of an earlier unigate (version {version}, here {VERSION}) and cannot be brought up to "
+                "date: move it away, or name another one in `ledger: {url: ...}`, and new ones are made"
+            )
         for statement in _MIGRATIONS[version]:
             connection.exec_driver_sql(statement)
         version += 1
