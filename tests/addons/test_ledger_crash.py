@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.addons.ledgers import read, sqlite_url
+from tests.addons.ledgers import read, sqlite_url, until
 from tests.gateway import GatewayProcess, quick_rules
 from tests.standins import OllamaStandIn
 
@@ -51,6 +51,7 @@ def test_a_kill_loses_at_most_the_last_second(tmp_path: Path, moment: float) -> 
         rules = quick_rules(ollama=ollama.url, more=LEDGER)
         with GatewayProcess(rules, tmp_path) as gateway:
             callers = Callers(gateway.url)
+            until(lambda: bool(callers.answered), "calls are answered")
             time.sleep(moment)
             gateway.process.send_signal(signal.SIGKILL)
             killed = time.monotonic()
@@ -78,6 +79,7 @@ def test_an_ordinary_end_loses_nothing(tmp_path: Path) -> None:
     with OllamaStandIn(reply=["Hi"]) as ollama:
         with GatewayProcess(quick_rules(ollama=ollama.url, more=LEDGER), tmp_path) as gateway:
             callers = Callers(gateway.url)
+            until(lambda: bool(callers.answered), "calls are answered")
             time.sleep(1)
             gateway.process.send_signal(signal.SIGTERM)
             gateway.process.wait(20)
