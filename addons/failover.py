@@ -7,6 +7,7 @@ what is known of the targets (nodes.py).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -58,10 +59,12 @@ class Failover:
         else:
             parent.child_layer = ours  # type: ignore[attr-defined]  # every layer that we walked through has one
 
-    def client_connected(self, client: Client) -> None:
+    def client_connected(self, client: Client) -> Awaitable[object] | None:
         handler = handler_of(client)
         if handler is not None:
             look_after(handler)
+        starting = self.state.starting
+        return starting.wait() if starting is not None else None
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
         """Fail closed: whatever mode or option brought it about, nothing is dialled that no rule has named."""

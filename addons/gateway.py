@@ -100,6 +100,7 @@ class Life:
             self._ledger = state.ledger = Ledger(terms, state.wall)
             self._past = Past(state.rules, terms.url, state.wall)
         self._tracer = Tracer(state.rules.tracing)
+        state.starting = asyncio.Event()
 
     def configure(self, _updated: object) -> None:
         # mitmweb can change options while we run.
@@ -122,7 +123,6 @@ class Life:
         if any(provider.dialect == "sandbox" for provider in self.state.rules.file.providers.values()):
             self.state.sandbox_port = self._sandbox.start()
         limiter = self.state.limiter
-        # Calls may come already: they wait for the ledger from the first one on, and none of them is history as well.
         if self._ledger is not None:
             self.state.watchers.append(self._ledger.put)
         if self._tracer.on:
@@ -133,8 +133,17 @@ class Life:
             self._ledger.start()
         await self._inventory.start()
         self.state.ready_at = self.state.clock()
+        # Soon, not now: mitmproxy's own addons, whose turn comes after ours, are to be running as well.
+        asyncio.get_running_loop().call_soon(self._open)
+
+    def _open(self) -> None:
+        """Whoever connected while we started has waited for this."""
+        starting, self.state.starting = self.state.starting, None
+        if starting is not None:
+            starting.set()
 
     async def _end(self) -> None:
+        self._open()  # where the start failed: who still waits is told that we stop
         await drain(self.state, self.state.rules.defaults.drain)  # the stock tools end us without a word before
         await hang_up(ctx.master.addons.get("proxyserver"))
         async with AsyncExitStack() as ending:  # what fails to stop must not keep the ledger from being written

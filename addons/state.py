@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import time
@@ -72,6 +73,9 @@ class State:
     """Providers that answered and do not take our key."""
     sandbox_port: int | None = None
     """Where the built-in sandbox model listens on loopback, while it runs."""
+    starting: asyncio.Event | None = None
+    """While the gateway starts: set at the end of that. Until then nobody knows what limits are used up and which
+    models there are, so callers wait for it. None: nothing is to be waited for."""
     ready_at: float = 0.0
     """When the gateway began to answer calls, of the monotonic clock."""
     total: int = 0
