@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from addons.files import Unreadable, as_text, read_small
 from rules.load import RulesError, load_rules
@@ -136,4 +137,9 @@ def read_env_file(path: Path) -> dict[str, str]:
         return {}
     except Unreadable as error:
         raise SettingsError(f"the file {path} {error}") from None
+    faulty = next((one.original.line for one in parse_stream(StringIO(text)) if one.error), None)
+    if faulty is not None:  # dotenv would leave the line out, be it the one with the keys
+        raise SettingsError(
+            f"the file {path} cannot be read: line {faulty} is not NAME=value, or a quote in it is not closed"
+        )
     return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}

@@ -168,6 +168,8 @@ def test_what_editors_put_around_a_secret_is_no_part_of_it(content: bytes, tmp_p
 
 @pytest.mark.parametrize(("make", "words"), [
     (make_bytes(b"PORT=2\nNAME=\xff"), "is not UTF-8 text: see line 2"),
+    (make_bytes(b"PORT=2\nAPI_KEYS=\"sk-secret\nHOST=x\n"), "cannot be read: line 2 is not NAME=value, or a quote in it is not closed"),
+    (make_bytes(b"PORT=2\n= sk-secret\n"), "cannot be read: line 2 is not NAME=value, or a quote in it is not closed"),
     (make_device, "is too long: 4 MiB at most"),
     (make_round_link, "cannot be read: Too many levels of symbolic links"),
 ])  # fmt: skip
