@@ -18,7 +18,7 @@ from addons.tracing import Tracer
 from rules.callers import SHORTEST, guessable, idle, repeated
 from rules.schema import RulesFile
 from rules.snapshot import Rules
-from rules.uncounted import forgotten, uncounted
+from rules.uncounted import forgotten, half_priced, uncounted
 
 app = typer.Typer(add_completion=False)
 
@@ -49,6 +49,8 @@ def _of_rules(file: RulesFile) -> Iterator[str]:
         yield f"{holder[0].upper()}{holder[1:]} has the same key twice: leave one of them out."
     for target in uncounted(file):
         yield f"Target {target.name} {target.lacks}: write one under prices."
+    for said in half_priced(file):
+        yield f"The price of {said}."
     for written in forgotten(file):
         what = "there is no ledger" if file.ledger is None else "ledger.keep is shorter"
         yield f"Limit {written} remembers less than its window after a restart: {what}."

@@ -63,7 +63,7 @@ def report(
     now = time.time()
     start, end = moment(since, now, "--since"), now if until is None else moment(until, now, "--until", ends=True)
     if start >= end:
-        raise SettingsError("--since must be before --until (and before now)")
+        raise SettingsError("--since (7d where it is left out) must be before --until (and before now)")
     loaded, _ = read_rules(rules, os.environ)
     terms = loaded.file.ledger
     named = ledger if ledger is not None else terms.url if terms is not None else None

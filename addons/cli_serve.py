@@ -30,7 +30,7 @@ from addons.settings import SettingsError, read_rules
 from rules.access import ANONYMOUS, UNNAMED, Keys, is_digest
 from rules.callers import idle
 from rules.snapshot import Rules
-from rules.uncounted import uncounted
+from rules.uncounted import half_priced, uncounted
 from rules.values import near
 from wire.check import parse_body
 from wire.errors import BadRequest
@@ -82,6 +82,8 @@ async def _run(
         logger.warning("client {}: has no key, so nobody can call in its name", name)
     for target in uncounted(rules.file):
         logger.warning("{}: {}", target.name, target.lacks)
+    for half in half_priced(rules.file):
+        logger.warning("the price of {}", half)
     for name, row in rules.file.providers.items():
         said = gateway.state.health().get(name)
         if said == "no key" or (row.dialect == "ollama" and said == "unreachable"):

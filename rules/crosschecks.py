@@ -115,6 +115,8 @@ def _dangling(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
         elif slash or not may_be_model:
             message = f"there is no provider '{name}'{near(name, known)}" if name else f"'{entry}' names no provider"
             message += "" if slash else "; a target is written provider/model"
+            if path[0] == "prices" and name.isidentifier() and not near(name, known):
+                message += f". For a model that others are compared with, write ledger: {{compare_to: {entry}}} too"
         elif entry in known:
             message = f"'{entry}' is a provider; write {entry}/MODEL or {entry}/{{model}}"
         else:

@@ -1,5 +1,5 @@
-"""What limits do not do, though whoever wrote them may think so: hold for models of others that have no price, and
-remember more after a restart than the ledger keeps.
+"""What limits and prices do not do, though whoever wrote them may think so: hold for models of others that have no
+price, remember more after a restart than the ledger keeps, count tokens for which the price has no amount.
 """
 
 from __future__ import annotations
@@ -57,6 +57,21 @@ def forgotten(file: RulesFile) -> tuple[str, ...]:
     kept = file.ledger.keep if file.ledger is not None else 0.0
     longer = (limit.written for limit in limits_in(file) if limit.seconds > max(kept, _SHORT))
     return tuple(dict.fromkeys(longer))
+
+
+def half_priced(file: RulesFile) -> tuple[str, ...]:
+    """For people, each model whose price has an amount for the tokens it reads and none for those it writes, or the
+    other way round: these would count as free. Who means that writes 0.
+    """
+    said: dict[str, None] = {}
+    for price in file.prices:
+        named = price.model_fields_set & {"input", "output"}
+        if len(named) == 1:
+            missing, free = ("output", "writes") if "input" in named else ("input", "reads")
+            said[f"{price.model} has no {missing}, so what it {free} counts as free; write {missing}: 0 if it is"] = (
+                None
+            )
+    return tuple(said)
 
 
 def _priced_of(file: RulesFile, target: str) -> tuple[str, ...]:

@@ -548,7 +548,7 @@ def test_another_period_is_refused_with_what_would_be_right(text: str) -> None:
 
 
 def test_a_period_that_ends_before_it_begins_is_refused(command: Command) -> None:
-    assert "--since must be before --until" in command("--since", "1d", "--until", "2d").err
+    assert "--since (7d where it is left out) must be before --until" in command("--since", "1d", "--until", "2d").err
     assert "cannot be had together" in command("--json", "--csv").err
 
 

@@ -49,14 +49,18 @@ _PRICE = "{model: openai/gpt-5, from: 2026-11-15, input: 1}"
     [
         (
             f"prices:\n  - {_PRICE}",
-            ["line 5: prices[0].model: there is no provider 'openai'"],
+            [
+                "line 5: prices[0].model: there is no provider 'openai'. For a model that others are compared with, "
+                "write ledger: {compare_to: openai/gpt-5} too"
+            ],
         ),
         (
             f"ledger: {{compare_to: openai/gpt-4}}\nprices:\n  - {_PRICE}",
             [
                 "line 4: ledger.compare_to: 'openai/gpt-4' has no price; write one under prices, as "
                 "{model: ..., from: 2026-11-15, input: 0.15}",
-                "line 6: prices[0].model: there is no provider 'openai'",
+                "line 6: prices[0].model: there is no provider 'openai'. For a model that others are compared with, "
+                "write ledger: {compare_to: openai/gpt-5} too",
             ],
         ),
         (

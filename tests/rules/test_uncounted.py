@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rules.load import load_rules
-from rules.uncounted import Uncounted, forgotten, uncounted
+from rules.uncounted import Uncounted, forgotten, half_priced, uncounted
 
 FILE = """
 providers:
@@ -68,3 +68,19 @@ def test_limits_that_a_restart_makes_forget_are_told(store: str, ledger: str, lo
     clients = "{a: {key: sk-a, limits: [7/2 hours, 3/hour]}}"
     rules = load_rules(FILE.format(limits=limits, clients=clients) + ledger, {}, profiles=())
     assert forgotten(rules.file) == longer
+
+
+@pytest.mark.parametrize(("amounts", "said"), [
+    ("input: 1", ("far/a has no output, so what it writes counts as free; write output: 0 if it is",)),
+    ("output: 1, request: 2", ("far/a has no input, so what it reads counts as free; write input: 0 if it is",)),
+    ("input: 1, output: 0", ()),
+    ("request: 1", ()),
+    ("hour: 1", ()),
+])  # fmt: skip
+def test_a_price_for_half_of_the_tokens_is_told(amounts: str, said: tuple[str, ...]) -> None:
+    text = f"""
+providers: {{far: {{dialect: openai, urls: [http://127.0.0.1:9]}}}}
+rules: [{{name: all, use: [far/a]}}]
+prices: [{{model: far/a, from: 2026-01-01, {amounts}}}, {{model: far/a, from: 2026-02-01, {amounts}}}]
+"""
+    assert half_priced(load_rules(text, {}, profiles=()).file) == said
