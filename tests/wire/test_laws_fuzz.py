@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import orjson
@@ -200,9 +201,9 @@ def _wrongs(name: str, dialect: str, lines: list[bytes]) -> list[str]:
 
 def _wrong(row: Row, request: ModelRequest, stream: bool, dialect: str, lines: list[bytes]) -> Iterator[str]:
     facets = Facets(profile="deepseek" if dialect == "openai" and row.surface.name == "chat" else "compat")
-    reply = (
-        DIALECTS[dialect].operations[request.operation].read(lambda: "call_made", "text/event-stream", facets, request)
-    )
+    made = (f"call_{number}" for number in count(1))  # each is another one, as those of a gateway are
+    operation = DIALECTS[dialect].operations[request.operation]
+    reply = operation.read(lambda: next(made), "text/event-stream", facets, request)
     found = [reading for line in lines for reading in reply.feed(line)] + reply.close()
     ends = [reading for reading in found if isinstance(reading, Fault | Finished)]
     if len(ends) != 1 or ends != found[-1:]:
