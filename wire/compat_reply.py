@@ -327,8 +327,8 @@ def _probable(given: Any, may_be_null: bool) -> list[Json]:
 
 def _is_probable(item: Any, may_be_null: bool) -> bool:
     match item:
-        case {"token": str(), "logprob": int() | float()}:
-            return _is_bytes(item.get("bytes"))
+        case {"token": str(), "logprob": int() | float() as logprob}:
+            return not isinstance(logprob, bool) and _is_bytes(item.get("bytes"))
         case {"token": str(), "logprob": None}:
             return may_be_null
         case _:
@@ -336,7 +336,7 @@ def _is_probable(item: Any, may_be_null: bool) -> bool:
 
 
 def _is_bytes(given: Any) -> bool:
-    return given is None or (isinstance(given, list) and all(isinstance(byte, int) for byte in given))
+    return given is None or (isinstance(given, list) and all(type(byte) is int for byte in given))
 
 
 def _usage(usage: Json) -> Json:
