@@ -94,7 +94,7 @@ def remote() -> DeepSeekStandIn:
 @pytest.mark.parametrize("parallel", [1, 2, 5])
 def test_a_server_never_has_more_calls_in_hand_than_its_parallel_says(parallel: int) -> None:
     with local() as [ollama], gateway_of(rules([ollama], parallel=parallel)) as gateway:
-        ollama.always = Pace(0.002)
+        ollama.always = Pace(0.005 * parallel)  # so many are to be there at the same time
         answers = ask_many(gateway, 30)
         assert {(answer.status, answer.text) for answer in answers} == {(200, SAID[LOCAL])}
         assert ollama.most_in_flight == parallel
