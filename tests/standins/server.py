@@ -11,35 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from . import plans
 from .framing import Answer, Seen, Writer, read_request
 from .loop import ClientGoneError, Connection, LoopServer
-from .plans import (
-    BadLine,
-    Blank,
-    Broken,
-    Changed,
-    CutAfter,
-    EmptyDeltas,
-    ErrorAfter,
-    Finish,
-    Garbage,
-    GarbageBody,
-    HalfLine,
-    HoldAfter,
-    KeepAliveOnly,
-    Lines,
-    Normal,
-    Pace,
-    Plain,
-    Plan,
-    ResetAfterHeaders,
-    ResetBeforeHeaders,
-    Say,
-    Silence,
-    SilenceAfterHeaders,
-    Status,
-    Waiting,
-)
 from .texts import Prefill, halves
 
 
@@ -74,13 +48,13 @@ class StandIn(LoopServer):
         """Every header that arrived and must not, as `path: name`; values are not kept."""
         self.pace = 0.0
         """Seconds before each piece of every normal answer."""
-        self.always: Plan | None = None
+        self.always: plans.Plan | None = None
         """A plan for every chat call for which the queue holds none."""
-        self.always_at: dict[str, Plan] = {}
+        self.always_at: dict[str, plans.Plan] = {}
         """By path, without its query: a plan for every other call to it, such as one to a list of models."""
         self.most_in_flight = 0
         """The largest number of chat calls that were ever being answered at once."""
-        self._plans: deque[Plan] = deque()
+        self._plans: deque[plans.Plan] = deque()
         self._holds: set[asyncio.Event] = set()
         self._answering: set[Connection] = set()
         self._queue: deque[tuple[Connection, asyncio.Event]] = deque()
@@ -105,9 +79,9 @@ class StandIn(LoopServer):
         """How many chat calls wait for one of the `parallel` places."""
         return len(self._queue)
 
-    def plan(self, *plans: Plan) -> None:
+    def plan(self, *following: plans.Plan) -> None:
         """Queue plans: each next chat call takes one, in order of arrival; after that, normal behaviour."""
-        self._plans.extend(plans)
+        self._plans.extend(following)
 
     def release(self) -> None:
         """Let the answers held by `HoldAfter` go on."""
@@ -206,41 +180,41 @@ class StandIn(LoopServer):
             self._take(first)
             turn.set()
 
-    def _next_plan(self, seen: Seen) -> Plan:
+    def _next_plan(self, seen: Seen) -> plans.Plan:
         if not self.is_chat(seen):
-            return self.always_at.get(seen.path.partition("?")[0], Normal())
+            return self.always_at.get(seen.path.partition("?")[0], plans.Normal())
         if self._plans:
             return self._plans.popleft()
-        return self.always or Normal()
+        return self.always or plans.Normal()
 
-    async def _perform(self, out: Writer, seen: Seen, plan: Plan) -> bool:
+    async def _perform(self, out: Writer, seen: Seen, plan: plans.Plan) -> bool:
         """Carry out one plan; says whether the connection may serve another request."""
         match plan:
-            case ResetBeforeHeaders():
+            case plans.ResetBeforeHeaders():
                 out.connection.abort()
                 return False
-            case Garbage(data):
+            case plans.Garbage(data):
                 await out.connection.write(data)
                 return False
-            case Silence(seconds, then):
+            case plans.Silence(seconds, then):
                 await out.connection.pause(seconds)
                 return then != "close" and await out.whole(self._good(seen), self.pace)
-            case CutAfter() | HalfLine() | ResetAfterHeaders():
+            case plans.CutAfter() | plans.HalfLine() | plans.ResetAfterHeaders():
                 return await self._break_off(out, self._good(seen), plan)
-            case HoldAfter() | SilenceAfterHeaders() | KeepAliveOnly() | EmptyDeltas():
+            case plans.HoldAfter() | plans.SilenceAfterHeaders() | plans.KeepAliveOnly() | plans.EmptyDeltas():
                 return await self._keep_waiting(out, self._good(seen), seen, plan)
             case _:
                 answer, pace = self._planned(seen, plan)
                 return await out.whole(answer, pace)
 
-    async def _break_off(self, out: Writer, answer: Answer, plan: Broken) -> bool:
+    async def _break_off(self, out: Writer, answer: Answer, plan: plans.Broken) -> bool:
         await out.head(answer)
         match plan:
-            case CutAfter(n, how):
+            case plans.CutAfter(n, how):
                 kept = answer.pieces[:n]
-            case HalfLine(n, how):
+            case plans.HalfLine(n, how):
                 kept = (*answer.pieces[:n], *(halves(piece)[0] for piece in answer.pieces[n : n + 1]))
-            case ResetAfterHeaders():
+            case plans.ResetAfterHeaders():
                 await out.connection.reset()
                 return False
         await out.pieces((*answer.prelude, *kept), self.pace)
@@ -249,60 +223,60 @@ class StandIn(LoopServer):
         await out.connection.reset()
         return False
 
-    async def _keep_waiting(self, out: Writer, answer: Answer, seen: Seen, plan: Waiting) -> bool:
+    async def _keep_waiting(self, out: Writer, answer: Answer, seen: Seen, plan: plans.Waiting) -> bool:
         match plan:
-            case HoldAfter(n, seconds):
+            case plans.HoldAfter(n, seconds):
                 await out.head(answer)
                 await out.pieces((*answer.prelude, *answer.pieces[:n]), self.pace)
                 await self._hold(out.connection, seconds)
                 await out.pieces(answer.pieces[n:], self.pace)
                 return await out.end()
-            case SilenceAfterHeaders(seconds):
+            case plans.SilenceAfterHeaders(seconds):
                 await out.head(answer)
                 await out.connection.pause(seconds)
                 return False
-            case KeepAliveOnly(seconds, every, after) | EmptyDeltas(seconds, every, after):
+            case plans.KeepAliveOnly(seconds, every, after) | plans.EmptyDeltas(seconds, every, after):
                 await out.head(replace(answer, chunked=True))
-                empty = answer.streamed and isinstance(plan, EmptyDeltas)
+                empty = answer.streamed and isinstance(plan, plans.EmptyDeltas)
                 sign = self.empty_piece(seen) if empty else self.life_sign(answer.streamed)
                 await self._signs(out, sign, seconds, every)
                 if after == "answer":
                     await out.pieces(answer.pieces, self.pace)
                 return await out.end()
 
-    def _planned(self, seen: Seen, plan: Plain | Changed) -> tuple[Answer, float]:
+    def _planned(self, seen: Seen, plan: plans.Plain | plans.Changed) -> tuple[Answer, float]:
         """The answer of a plan by which it is sent from head to end, and the seconds before each piece."""
         match plan:
-            case Normal():
+            case plans.Normal():
                 return self._good(seen), self.pace
-            case Say(said):
+            case plans.Say(said):
                 return self._saying(seen, said), self.pace
-            case Blank(count):
+            case plans.Blank(count):
                 blanks = [" \n" if number % 8 == 7 else "  " for number in range(count)]
                 return self._saying(seen, blanks), self.pace
-            case Pace(seconds):
+            case plans.Pace(seconds):
                 return self._good(seen), seconds
             case _:
                 return self._changed(self._good(seen), plan)
 
-    def _changed(self, answer: Answer, plan: Changed) -> tuple[Answer, float]:
+    def _changed(self, answer: Answer, plan: plans.Changed) -> tuple[Answer, float]:
         """The same, of plans that change what would be a good answer."""
         pieces = answer.pieces
         match plan:
-            case Status(status, body, headers):
+            case plans.Status(status, body, headers):
                 return self._planned_status(status, body, headers), 0.0
-            case Lines(lines, pace):
+            case plans.Lines(lines, pace):
                 return self._planned_body(answer, tuple(lines)), pace
-            case GarbageBody(data):
+            case plans.GarbageBody(data):
                 return self._planned_body(answer, (data,)), 0.0
-            case ErrorAfter(n, message):
+            case plans.ErrorAfter(n, message):
                 if not answer.streamed:
                     return self._planned_status(500, self.error_body(500, message), {}), 0.0
                 return replace(answer, pieces=(*pieces[:n], self.error_piece(message))), 0.0
-            case Finish(reason, ended):
+            case plans.Finish(reason, ended):
                 ends = self.finished(pieces, ended, reason, streamed=answer.streamed)
                 return replace(answer, pieces=ends), self.pace
-            case BadLine(n):
+            case plans.BadLine(n):
                 bad = halves(pieces[n].rstrip(self.line_end))[0] + self.line_end if n < len(pieces) else b""
                 return replace(answer, pieces=(*pieces[:n], bad, *pieces[n:])), self.pace
 
