@@ -63,15 +63,16 @@ def half_priced(file: RulesFile) -> tuple[str, ...]:
     """For people, each model whose price has an amount for the tokens it reads and none for those it writes, or the
     other way round: these would count as free. Who means that writes 0.
     """
-    said: dict[str, None] = {}
-    for price in file.prices:
-        named = price.model_fields_set & {"input", "output"}
-        if len(named) == 1:
-            missing, free = ("output", "writes") if "input" in named else ("input", "reads")
-            said[f"{price.model} has no {missing}, so what it {free} counts as free; write {missing}: 0 if it is"] = (
-                None
-            )
-    return tuple(said)
+    named = ((price.model, price.model_fields_set & {"input", "output"}) for price in file.prices)
+    halves = ((model, *_OTHER_HALF[half.pop()]) for model, half in named if len(half) == 1)
+    said = (
+        f"{model} has no {missing}, so what it {free} counts as free; write {missing}: 0 if it is"
+        for model, missing, free in halves
+    )
+    return tuple(dict.fromkeys(said))
+
+
+_OTHER_HALF = {"input": ("output", "writes"), "output": ("input", "reads")}
 
 
 def _priced_of(file: RulesFile, target: str) -> tuple[str, ...]:
