@@ -72,11 +72,14 @@ def cut(client: Client, connection: Connection) -> None:
 
 
 def look_after(handler: ConnectionHandler) -> None:
-    """Mends two habits of mitmproxy's connection handler, on this one object.
+    """Mends three habits of mitmproxy's connection handler, on this one object.
 
     - It opens five connections to one address at a time, and lets the sixth call of an HTTP/2 client wait.
     - A connection is closed by cancelling the task that reads it. Where that task is just waiting for its turn to hand
       on data, nobody closes the socket: the server goes on writing into it for as long as the caller stays connected.
+    - It reads nothing more from anyone until everyone has taken what was written. A server that stops reading is so
+      never heard out when it answers early, and holds up all other calls of an HTTP/2 caller. What a server is sent is
+      paced by `when_taken`; what is read goes to the caller, who alone is waited for.
     """
     handler.max_conns = _Unbounded()  # type: ignore[assignment]
     stock_open, stock_handle = handler.open_connection, handler.handle_connection
@@ -100,6 +103,16 @@ def look_after(handler: ConnectionHandler) -> None:
         finally:
             await sweep(connection)
 
+    async def drain_writers() -> None:
+        io = handler.transports.get(handler.client)
+        if io is not None and io.writer is not None:
+            try:
+                await io.writer.drain()
+            except OSError as error:
+                if io.handler is not None:
+                    io.handler.cancel(f"Error sending data: {error}")
+
+    handler.drain_writers = drain_writers  # type: ignore[method-assign]
     handler.open_connection = open_connection  # type: ignore[method-assign]
     handler.handle_connection = handle_connection  # type: ignore[method-assign]
 

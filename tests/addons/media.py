@@ -90,6 +90,13 @@ def spools() -> int:
 
 
 def send_over_http_2(caller: Http2, path: str, kind: str, raw: bytes) -> int:
+    """A call, and its answer."""
+    number = upload_over_http_2(caller, path, kind, raw)
+    caller.read(lambda: number in caller.ended)
+    return number
+
+
+def upload_over_http_2(caller: Http2, path: str, kind: str, raw: bytes) -> int:
     """A call with a body that is larger than the gateway's window."""
     number: int = caller.h2.get_next_available_stream_id()
     named = {":method": "POST", ":scheme": "https", ":authority": "api.openai.com", ":path": path}
@@ -102,7 +109,6 @@ def send_over_http_2(caller: Http2, path: str, kind: str, raw: bytes) -> int:
         caller.h2.send_data(number, raw[:size], end_stream=len(raw) <= size)
         raw = raw[size:]
     caller.flush()
-    caller.read(lambda: number in caller.ended)
     return number
 
 

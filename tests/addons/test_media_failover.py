@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.addons.media import big_form, in_a_hurry, send_form, two_servers
+from tests.addons.calls import Http2
+from tests.addons.media import (
+    SPEAK,
+    big_form,
+    in_a_hurry,
+    send_form,
+    send_over_http_2,
+    two_servers,
+    upload_over_http_2,
+)
 from tests.gateway import patient
 from tests.standins.media import AnswerAt, CutAt, HushAt, RefuseAt, Reply, ResetAt, Slowly, StallAt
 from tests.wire.forms import CONTENT_TYPE, recording
@@ -66,14 +75,30 @@ def test_a_413_of_every_server_is_told_to_the_caller() -> None:
         assert "Maximum content size" in error["message"]
 
 
-def test_a_server_that_answers_before_it_has_all_is_believed() -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.1], ids=["at once", "in two parts"])
+def test_a_server_that_answers_before_it_has_all_is_believed(pause: float) -> None:
     raw, _ = big_form(8_000_000)
     with two_servers() as (gateway, one, two):
-        one.plans.append(AnswerAt(100_000))
+        one.plans.append(AnswerAt(100_000, pause=pause))
         assert send_form(gateway, raw).json() == {"text": "early"}
         connections = one.connections
         assert send_form(gateway, recording()).json()["text"] == "Heard well."
         assert one.connections == connections + 1  # the half-used connection is not used again
+        assert not two.seen
+
+
+def test_a_server_that_does_not_read_holds_up_no_other_call_of_its_caller() -> None:
+    raw, _ = big_form(8_000_000)
+    with two_servers() as (gateway, one, two):
+        one.plans.append(StallAt(100_000, 30))
+        with Http2(gateway) as caller:
+            stuck = upload_over_http_2(caller, "/v1/audio/transcriptions", CONTENT_TYPE, raw)
+            gateway.until(lambda: one.seen != [] and one.seen[0].body != b"", "the first server stopped reading")
+            for _ in range(3):
+                number = send_over_http_2(caller, "/v1/audio/speech", "application/json", SPEAK)
+                assert caller.heads[number][":status"] == "200"
+            assert stuck not in caller.ended
+        gateway.until(lambda: not gateway.state.in_flight(), "the call ended with its caller")
         assert not two.seen
 
 

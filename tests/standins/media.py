@@ -65,6 +65,8 @@ class AnswerAt:
 
     at: int
     seconds: float = 10.0
+    pause: float = 0.0
+    """Seconds before the answer's head, and before its body."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,14 @@ class MediaStandIn:
                     for _ in self._pieces(reader, length - len(seen.body)):
                         pass
                 return False
-            case AnswerAt(seconds=seconds):
-                self._send(connection, 200, "application/json", [b'{"text":"early"}'], chunked=False)
+            case AnswerAt(seconds=seconds, pause=pause):
+                body = b'{"text":"early"}'
+                head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                self._ends.wait(pause)
+                connection.sendall(head.encode() + (b"" if pause else body))
+                if pause:
+                    self._ends.wait(pause)
+                    connection.sendall(body)
                 self._ends.wait(seconds)
                 return False
         return True
