@@ -64,6 +64,12 @@ def _of_clients(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
     if enabled and not owners and reader.read_all("proxy") and reader.read_all("clients"):
         message = "auth is enabled and there is no key; set API_KEYS, list `tokens`, or name `clients`"
         yield reader.fault(("proxy", "auth"), message)
+    elif enabled is None and not owners and not clients:
+        # Nobody would be asked for a key, and only who wrote nothing can have meant that.
+        for path, text in _texts(auth.get("tokens"), ("proxy", "auth", "tokens")):
+            if text and not split_keys(text):
+                message = "there are only commas and spaces where keys should be; leave it empty where none is needed"
+                yield reader.fault(path, message)
 
 
 def _digests(auth: dict[str, Any], clients: dict[str, Any]) -> Iterator[tuple[Path, str, bytes]]:
