@@ -23,6 +23,7 @@ from addons.account import Account
 from addons.ledger_faults import LedgerAway, Refused
 from addons.ledger_rows import Ids, Written, written
 from addons.ledger_store import LedgerStore
+from addons.lines import one_line
 from rules.terms import Ledger as LedgerTerms
 
 BOUND = 20_000
@@ -243,3 +244,7 @@ class Ledger:
         if self._failures:
             logger.warning("the ledger is written again; {} call(s) were lost", self.lost - self._lost_before)
         self._failures, self._why = 0, ""
+        if self._store.replaced:
+            told = "the ledger's file was moved, removed or replaced; from now on calls are kept in the one at {}"
+            logger.warning(told, one_line(self._store.replaced))
+            self._store.replaced = ""

@@ -131,6 +131,8 @@ class LedgerStore:
         """Of a SQLite file."""
         self._file: tuple[int, int] | None = None
         """Which file of that path is open."""
+        self.replaced = ""
+        """The path, where the file there is not the one that was open; for who tells of it to take away."""
         self._step = STEP // 4
 
     # -- opening
@@ -143,6 +145,7 @@ class LedgerStore:
     def _opened(self) -> Connection:
         if self._connection is not None and self._file is not None and _file_of(self._path) != self._file:
             self.close()  # what is written to a file that was removed or replaced is gone
+            self.replaced = self._path or ""
         if self._connection is None:
             if self._engine is None:
                 self._engine = engine_for(self._url)

@@ -101,6 +101,24 @@ def test_a_folder_that_is_removed_while_it_is_written_to(tmp_path: Path, log: St
 
 
 @pytest.mark.usefixtures("hasty")
+def test_a_file_that_is_moved_away_while_it_is_written_to(tmp_path: Path, log: StringIO) -> None:
+    url, file = sqlite_url(tmp_path), tmp_path / "ledger.sqlite"
+    with running(url) as ledger:
+        ledger.put(account())
+        until(lambda: ledger.written == 1, "it is written")
+        for beside in tmp_path.iterdir():
+            beside.rename(beside.with_name(f"old-{beside.name}"))
+        ledger.put(account())
+        until(lambda: ledger.written == 2, "it is written to a new file")
+        ledger.put(account())
+        until(lambda: ledger.written == 3, "it is written there too")
+    assert how_many(url) == 2
+    assert warnings(log) == [
+        f"the ledger's file was moved, removed or replaced; from now on calls are kept in the one at {file}"
+    ]
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_file_that_is_no_database(tmp_path: Path, log: StringIO) -> None:
     file = tmp_path / "ledger.sqlite"
     file.write_text("a shopping list\n" * 100)
