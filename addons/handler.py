@@ -13,6 +13,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.server import ConnectionHandler
+from mitmproxy.proxy.server_hooks import ServerConnectErrorHook, ServerConnectionHookData
 from mitmproxy.utils.asyncio_utils import create_task
 
 
@@ -72,7 +73,7 @@ def cut(client: Client, connection: Connection) -> None:
 
 
 def look_after(handler: ConnectionHandler) -> None:
-    """Mends three habits of mitmproxy's connection handler, on this one object.
+    """Mends four habits of mitmproxy's connection handler, on this one object.
 
     - It opens five connections to one address at a time, and lets the sixth call of an HTTP/2 client wait.
     - A connection is closed by cancelling the task that reads it. Where that task is just waiting for its turn to hand
@@ -80,6 +81,8 @@ def look_after(handler: ConnectionHandler) -> None:
     - It reads nothing more from anyone until everyone has taken what was written. A server that stops reading is so
       never heard out when it answers early, and holds up all other calls of an HTTP/2 caller. What a server is sent is
       paced by `when_taken`; what is read goes to the caller, who alone is waited for.
+    - It takes for granted that who is connected has an address. A server that resets the connection in that very moment
+      has none, and its call would never hear of it.
     """
     handler.max_conns = _Unbounded()  # type: ignore[assignment]
     stock_open, stock_handle = handler.open_connection, handler.handle_connection
@@ -94,6 +97,10 @@ def look_after(handler: ConnectionHandler) -> None:
     async def open_connection(command: commands.OpenConnection) -> None:
         try:
             await stock_open(command)
+        except (AssertionError, TypeError):  # the latter where Python leaves assertions out
+            if command.connection.peername is not None or command.connection not in handler.transports:
+                raise
+            await _never_connected(handler, command)
         finally:
             await sweep(command.connection)
 
@@ -115,6 +122,17 @@ def look_after(handler: ConnectionHandler) -> None:
     handler.drain_writers = drain_writers  # type: ignore[method-assign]
     handler.open_connection = open_connection  # type: ignore[method-assign]
     handler.handle_connection = handle_connection  # type: ignore[method-assign]
+
+
+async def _never_connected(handler: ConnectionHandler, command: commands.OpenConnection) -> None:
+    """What the handler does about a connection that could not be made."""
+    connection = command.connection
+    connection.error, connection.state = "the connection was reset at once", ConnectionState.CLOSED
+    writer = handler.transports.pop(connection).writer
+    if writer is not None:
+        writer.close()
+    await handler.handle_hook(ServerConnectErrorHook(ServerConnectionHookData(connection, handler.client)))
+    await handler.server_event(events.OpenConnectionCompleted(command, connection.error))
 
 
 class _Place:

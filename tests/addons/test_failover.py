@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
+from asyncio import StreamWriter
+from typing import Any
 
 import pytest
 
@@ -85,6 +88,28 @@ def test_a_server_that_refuses_connections_is_passed_over(servers: World, model:
     servers.standin(FIRST[model]).stop()
     answer = servers.ask(model, stream)
     assert (answer.status, answer.target, answer.text) == (200, SECOND[model], SAID[SECOND[model]])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("model", ORDERS)
+def test_a_server_that_resets_before_it_can_be_named_is_passed_over(
+    servers: World, model: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that is reset in the moment in which it was connected has no peer any more."""
+    told = StreamWriter.get_extra_info
+    port = servers.standin(FIRST[model]).port
+
+    def get_extra_info(writer: StreamWriter, name: str, default: Any = None) -> Any:
+        found = told(writer, name, default)
+        return None if name == "peername" and found[1] == port else found
+
+    monkeypatch.setattr(StreamWriter, "get_extra_info", get_extra_info)
+    began = time.monotonic()
+    answer = servers.ask(model, stream)
+    assert (answer.status, answer.target, answer.text) == (200, SECOND[model], SAID[SECOND[model]])
+    assert time.monotonic() - began < 5
+    servers.gateway.until(lambda: "could not be reached" in servers.gateway.log.getvalue(), "the log says why")
+    assert "Traceback" not in servers.gateway.log.getvalue()
 
 
 @pytest.mark.parametrize("model", ORDERS)
