@@ -107,10 +107,10 @@ _is_usable() { # VENV
     [ -z "${UNIGATE_PYTHON:-}" ] || [ "$UNIGATE_PYTHON" = "$python" ]
 }
 
-# One set-up at a time. The lock belongs to descriptor 9, which this shell keeps open, so it outlives the
+# One set-up of a venv at a time. The lock belongs to descriptor 9, which this shell keeps open, so it outlives the
 # Python that took it; macOS has no flock command. A pip that lost its shell still holds it, rightly.
-_lock() { # PYTHON
-    exec 9> "$ROOT/.venv-lock" || return 1
+_lock() { # PYTHON VENV
+    exec 9> "$2-lock" || return 1
     "$1" -I -c 'if 1:
         import fcntl, sys
         try:
@@ -123,7 +123,7 @@ _lock() { # PYTHON
 _complete() { # VENV NAME LOCK FILE...
     local venv=$1 name=$2 lock=$3 python was_whole='' takes='about a minute'
     shift 2
-    python=$(_find_python) && _lock "$python" || return 1
+    python=$(_find_python) && _lock "$python" "$venv" || return 1
     if _is_ready "$venv" "$name" "$@"; then # the other one did the work
         exec 9>&-
         return 0
@@ -132,10 +132,10 @@ _complete() { # VENV NAME LOCK FILE...
     trap 'exit 130' INT TERM # pip ends an interrupt as a failure, and we would go on
     [ "$name" != llama ] || takes='it builds llama.cpp: about ten minutes on two cores'
     echo "Setting up (once, $takes)…" >&2
-    rm -rf -- "$ROOT"/.venv-discarded*
+    rm -rf -- "$venv-discarded"
     if [ -e "$venv" ] && ! _is_usable "$venv"; then
-        mv -- "$venv" "$ROOT/.venv-discarded" || return 1 # renamed first: a removal that is cut short leaves nothing half there
-        rm -rf -- "$ROOT/.venv-discarded"
+        mv -- "$venv" "$venv-discarded" || return 1 # renamed first: a removal that is cut short leaves nothing half there
+        rm -rf -- "$venv-discarded"
     fi
     [ ! -e "$venv" ] || was_whole=yes
     mkdir -p -- "$venv" && : > "$venv/.unigate-unfinished" || return 1
@@ -182,7 +182,7 @@ set_up_node() {
     wanted=$(_fingerprint "$version" "$pins/package.json" "$pins/package-lock.json")
     { read -r done_for < "$home/.unigate-node"; } 2>/dev/null && [ "$done_for" = "$wanted" ] && return 0
 
-    python=$(_find_python) && _lock "$python" || exit 1
+    python=$(_find_python) && _lock "$python" "$home" || exit 1
     { read -r done_for < "$home/.unigate-node"; } 2>/dev/null && [ "$done_for" = "$wanted" ] && return 0
     rm -rf -- "$home" && mkdir -p -- "$home" && cp -- "$pins/package.json" "$pins/package-lock.json" "$home" || exit 1
     if ! said=$(cd -- "$home" && npm ci --ignore-scripts --no-audit --no-fund 2>&1); then
