@@ -168,6 +168,8 @@ class _Told(SpanExporter):
     def __init__(self, exporter: OTLPSpanExporter) -> None:
         self._exporter = exporter
         self._away = False
+        self._over = False
+        """The SDK's thread may go on with what is left, for which nobody waits any more."""
         self._said = _LastWords()
         for name in _TALKATIVE:
             sdk = logging.getLogger(name)
@@ -175,7 +177,9 @@ class _Told(SpanExporter):
         logging.getLogger("urllib3").setLevel(logging.WARNING)  # each request, at DEBUG
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
+        result = SpanExportResult.FAILURE if self._over else self._exporter.export(spans)
+        if self._over:
+            return result
         away = result is not SpanExportResult.SUCCESS
         if away and not self._away:
             logger.warning(
@@ -187,6 +191,7 @@ class _Told(SpanExporter):
         return result
 
     def shutdown(self) -> None:
+        self._over = True
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:

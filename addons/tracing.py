@@ -80,4 +80,5 @@ class Tracer:
         ending.start()
         await asyncio.to_thread(ending.join, LAST)
         if ending.is_alive():
+            logger.warning("traces: the last ones are lost; the collector did not take them within {:g} s", LAST)
             spans.give_up()

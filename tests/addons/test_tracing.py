@@ -377,8 +377,12 @@ def test_a_collector_that_hangs_keeps_neither_calls_nor_the_end_waiting(server: 
     began = time.monotonic()
     asyncio.run(tracer.stop())
     assert time.monotonic() - began < 6
+    assert said[-1] == "traces: the last ones are lost; the collector did not take them within 3 s"
     hangs.set()
+    batches._batch_processor._worker_thread.join(10)
+    assert not batches._batch_processor._queue
     assert sum("too slow" in line for line in said) == 1
+    assert sum("traces: " in line for line in said) == 2  # and of what was left, nothing after the end
 
 
 # -- through the door
