@@ -154,7 +154,8 @@ def account_of(
         cost=spent,
         unpriced=unpriced,
         failed_cost=failed,
-        compared=_compared(exchange, tried, exchange.started + offset),
+        # What a call of unknown cost would have saved is unknown too; as one that cost nothing, it would save all.
+        compared=None if unpriced else _compared(exchange, tried, exchange.started + offset),
         first_token=exchange.first_token - exchange.started if exchange.first_token is not None else None,
         total=now - exchange.started,
         tried=tuple(tried),

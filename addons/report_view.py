@@ -52,7 +52,7 @@ def _lines(report: Report, comparison: Comparison | None, width: int, plain: boo
     yield from (Text(words) for words in _summary(total, plain))
     if comparison is not None:
         yield Text()
-        yield from _bars(comparison, total, width, plain)
+        yield from _bars(comparison, width, plain)
     if len(report.days) > 1:
         yield Text()
         yield Text(_days(report, plain))
@@ -103,12 +103,11 @@ def _count(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _bars(comparison: Comparison, total: Figures, width: int, plain: bool) -> Iterator[Text]:
+def _bars(comparison: Comparison, width: int, plain: bool) -> Iterator[Text]:
     saved = comparison.cloud - comparison.mixed
-    ran = f"{_at_least(plain)} " * bool(total.unpriced) + f"{dollars(comparison.mixed)} USD"
+    ran = f"{dollars(comparison.mixed)} USD"
     if comparison.cloud:
-        most = "at most " * (bool(total.unpriced) and saved > 0)
-        ran += f", {most}{_difference(saved / comparison.cloud)}"
+        ran += f", {_difference(saved / comparison.cloud)}"
     if comparison.local is None:
         local = "not known: no local model answered"
     else:
@@ -125,8 +124,8 @@ def _bars(comparison: Comparison, total: Figures, width: int, plain: bool) -> It
         bar = ("#" if plain else "█") * round(room * (cost or 0) / highest)
         yield Text(f"{name:<{longest}}  {bar:<{room}} {said}")
     if comparison.calls != comparison.of:
-        known = f"{comparison.calls:,} of {comparison.of:,} calls"
-        yield Text(f"Compared: {known}; for the others no price is known there.", style="dim")
+        known = f"Compared, and saved: of {comparison.calls:,} of {comparison.of:,} calls"
+        yield Text(f"{known}. The others have no price, here or there, or are no text.", style="dim")
 
 
 def _days(report: Report, plain: bool) -> str:

@@ -339,12 +339,12 @@ def test_the_three_ways_are_compared_for_the_calls_that_can_be(tmp_path: Path) -
     assert "as it ran         ██████████               4.00 USD, 60 % saved" in text
     assert "all at cloud/big  ████████████████████████ 10.00 USD" in text
     assert "all local                                  0 USD (no price of a machine)" in text
-    assert "Compared: 1 of 2 calls; for the others no price is known there." in text
+    assert "Compared, and saved: of 1 of 2 calls. The others have no price, here or there, or are no text." in text
 
 
 def test_refused_calls_are_not_among_those_that_are_compared(tmp_path: Path) -> None:
     refused = row(status=429, attempts=0, target=None, compared=0)
-    for others, words in (([], None), ([row()], "Compared: 1 of 2 calls; for")):
+    for others, words in (([], None), ([row()], "Compared, and saved: of 1 of 2 calls.")):
         report = report_of(tmp_path, row(compared=10), refused, refused, *others)
         text = printed(report, compare(report, "cloud/big"))
         assert report.total.compared_calls == 1
