@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import typer
 
@@ -18,7 +19,7 @@ from addons.tracing import Tracer
 from rules.callers import SHORTEST, guessable, idle, repeated
 from rules.schema import RulesFile
 from rules.snapshot import Rules
-from rules.uncounted import forgotten, half_priced, uncounted
+from rules.uncounted import forgotten, half_priced, not_yet_priced, uncounted
 
 app = typer.Typer(add_completion=False)
 
@@ -49,7 +50,7 @@ def _of_rules(file: RulesFile) -> Iterator[str]:
         yield f"{holder[0].upper()}{holder[1:]} has the same key twice: leave one of them out."
     for target in uncounted(file):
         yield f"Target {target.name} {target.lacks}: write one under prices."
-    for said in half_priced(file):
+    for said in (*half_priced(file), *not_yet_priced(file, datetime.now(UTC).date())):
         yield f"The price of {said}."
     for written in forgotten(file):
         what = "there is no ledger" if file.ledger is None else "ledger.keep is shorter"

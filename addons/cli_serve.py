@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,7 @@ from addons.settings import SettingsError, read_rules
 from rules.access import ANONYMOUS, UNNAMED, Keys, is_digest
 from rules.callers import idle
 from rules.snapshot import Rules
-from rules.uncounted import half_priced, uncounted
+from rules.uncounted import half_priced, not_yet_priced, uncounted
 from rules.values import near
 from wire.check import parse_body
 from wire.errors import BadRequest
@@ -82,12 +83,12 @@ async def _run(
         logger.warning("client {}: has no key, so nobody can call in its name", name)
     for target in uncounted(rules.file):
         logger.warning("{}: {}", target.name, target.lacks)
-    for half in half_priced(rules.file):
-        logger.warning("the price of {}", half)
+    for said in (*half_priced(rules.file), *not_yet_priced(rules.file, datetime.now(UTC).date())):
+        logger.warning("the price of {}", said)
     for name, row in rules.file.providers.items():
-        said = gateway.state.health().get(name)
-        if said == "no key" or (row.dialect == "ollama" and said == "unreachable"):
-            logger.info("{}: {}", name, said)
+        health = gateway.state.health().get(name)
+        if health == "no key" or (row.dialect == "ollama" and health == "unreachable"):
+            logger.info("{}: {}", name, health)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,14 +1,15 @@
 """What limits and prices do not do, though whoever wrote them may think so: hold for models of others that have no
-price, remember more after a restart than the ledger keeps, count tokens for which the price has no amount.
+price, or none yet, remember more after a restart than the ledger keeps, count tokens for which the price has no amount.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from typing import NamedTuple
 
 from rules.limits import limits_in
-from rules.prices import UNPAID, is_for
+from rules.prices import UNPAID, is_for, price_at
 from rules.schema import RulesFile
 from rules.stores import MEMORY
 
@@ -70,6 +71,19 @@ def half_priced(file: RulesFile) -> tuple[str, ...]:
         for model, missing, free in halves
     )
     return tuple(dict.fromkeys(said))
+
+
+def not_yet_priced(file: RulesFile, today: date) -> tuple[str, ...]:
+    """For people, each model whose price is in force later only. `today` in UTC."""
+    begins: dict[str, date] = {}
+    for price in file.prices:
+        begins[price.model] = min(price.since, begins.get(price.model, price.since))
+    coming = [(model, day) for model, day in begins.items() if day > today and not price_at(file.prices, model, today)]
+    return tuple(
+        f"{model} begins on {day}: until then its calls are unpriced, and no limit in USD holds for them"
+        for model, day in coming
+        if file.providers[model.partition("/")[0]].dialect not in UNPAID
+    )
 
 
 _OTHER_HALF = {"input": ("output", "writes"), "output": ("input", "reads")}

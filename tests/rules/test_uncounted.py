@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from rules.load import load_rules
-from rules.uncounted import Uncounted, forgotten, half_priced, uncounted
+from rules.uncounted import Uncounted, forgotten, half_priced, not_yet_priced, uncounted
 
 FILE = """
 providers:
@@ -84,3 +86,25 @@ rules: [{{name: all, use: [far/a]}}]
 prices: [{{model: far/a, from: 2026-01-01, {amounts}}}, {{model: far/a, from: 2026-02-01, {amounts}}}]
 """
     assert half_priced(load_rules(text, {}, profiles=()).file) == said
+
+
+@pytest.mark.parametrize(("prices", "told"), [
+    ("[{model: far/a, from: 2026-01-01, input: 1}]", False),
+    ("[{model: far/a, from: 2026-01-02, input: 1}]", True),
+    ("[{model: far/a, from: 2027-01-01, input: 1}, {model: far/a, from: 2026-12-01, input: 1}]", True),
+    ("[{model: far/a, from: 2027-01-01, input: 1}, {model: far/a, from: 2025-12-01, input: 1}]", False),
+    ("[{model: far/a, from: 2027-01-01, input: 1}, {model: 'far/*', from: 2025-12-01, input: 1}]", False),
+    ("[{model: 'near/*', from: 2027-01-01, hour: 1}]", False),
+])  # fmt: skip
+def test_a_price_that_is_in_force_later_only_is_told(prices: str, told: bool) -> None:
+    text = f"""
+providers:
+  far: {{dialect: openai, urls: [http://127.0.0.1:9]}}
+  near: {{dialect: ollama, urls: [http://127.0.0.1:9]}}
+rules: [{{name: all, use: [far/a, near/b]}}]
+prices: {prices}
+"""
+    said = not_yet_priced(load_rules(text, {}, profiles=()).file, date(2026, 1, 1))
+    assert [line.partition(" ")[0] for line in said] == ["far/a"] * told
+    if told:
+        assert "until then its calls are unpriced, and no limit in USD holds for them" in said[0]
