@@ -94,10 +94,23 @@ def filled(key: Any) -> bool:
     return not isinstance(key, str) or bool(key.strip())
 
 
+_UNFILLED = re.compile(r"\$(secrets:[A-Za-z0-9_.-]+|[A-Za-z0-9_]+)")
+"""What a shell fills in, and we do not."""
+
+
 def sendable(key: str, hint: str = "") -> None:
-    """Raises ValueError for a key that no header can carry, or would be split by."""
-    if not key.strip().isprintable():
+    """Raises ValueError for a key that no header can carry, or would be split by, and for one that is only the name of
+    a variable: it would be a key that anybody can read in the file."""
+    key = key.strip()
+    if not key.isprintable():
         raise ValueError(f"a key holds no line break and no other sign that cannot be seen{hint}")
+    if not key.isascii():
+        raise ValueError("a key is made of ASCII characters: no other one can be sent in a header")
+    if _UNFILLED.fullmatch(key):
+        raise ValueError(
+            "this is a variable without its braces, and would be the key itself: a variable is written ${NAME} or "
+            "${secrets:NAME}"
+        )
 
 
 def as_list(value: Any) -> Any:

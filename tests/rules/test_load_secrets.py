@@ -137,3 +137,15 @@ def test_no_key_shows_in_rules(path: tuple[str | int, ...]) -> None:
 def test_a_secret_between_the_braces_of_a_variable_is_not_repeated() -> None:
     error = refusal(SMALLEST + f"proxy: {{auth: {{tokens: ['${{sk-{CANARY}}}']}}}}")
     assert CANARY not in told(error)
+
+
+@pytest.mark.parametrize("key", ["$NAME-0123", "a$NAME", "$", "$a$b", "$$NAME", "${NAME}", "pass$word", "$2y$10$abc"])
+def test_a_key_may_hold_a_dollar_where_it_is_no_variable_without_its_braces(key: str) -> None:
+    text = json.dumps({**copy.deepcopy(EVERY_VALUE), "clients": {"notebook": {"key": "${KEY}"}}})
+    assert key in load(text, {"KEY": key}).secrets
+
+
+@pytest.mark.parametrize("written", ["$HUNTER22", "hünter22-0123456789", "good-key-0123456789,$HUNTER22"])
+@pytest.mark.parametrize("path", [("providers", "far", "key"), ("proxy", "auth", "tokens", 0), ("clients", "notebook", "key")])  # fmt: skip
+def test_a_key_that_is_refused_is_not_repeated(path: tuple[str | int, ...], written: str) -> None:
+    assert "unter22" not in told(refusal(with_text(written, path))).lower()
