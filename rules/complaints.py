@@ -48,7 +48,7 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
             kind, _ = _type_at(path)
             names = ", ".join(_keys(kind)) or "names"
             if value is None and path:
-                return f"is empty and must be a mapping of {names}; leave the key out if there are none"
+                return f"is empty and must be a mapping of {names}; fill it in, or leave it out"
             return f"must be a mapping of {names}{_each(kind, ', each with a mapping of ')}"
         case "tuple_type":
             return f"must be a list{_each(_type_at(path)[0], ' of mappings of ')}"
@@ -73,7 +73,7 @@ def _unknown_key(path: Path) -> str:
     if places:
         return f"unknown key here; it belongs into {' or '.join(places)}"
     if key == "<<":
-        return "keys are not merged here; write them out"
+        return "mappings are not merged here; write it all out"
     meant = _MEANT.get(key)
     if meant in known:
         return f"unknown key (did you mean '{meant}'?)"
@@ -95,7 +95,7 @@ def _wrong_type(path: Path, value: Any) -> str:
     kind, marks = _type_at(path)
     wanted = _wanted(kind, marks)
     if value is None:
-        return f"is empty; write {wanted}, or leave the key out"
+        return f"is empty; write {wanted}, or leave it out"
     said = _quoted(value) if kind is not SecretStr else "this value"
     end = "; write it in quotes" if kind in (str, SecretStr) and not isinstance(value, list | dict) else ""
     return f"{said} is not {wanted}{end}"

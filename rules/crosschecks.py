@@ -192,7 +192,7 @@ def _meaning(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
             continue
         name = str(rule.get("name"))
         if name in first and "name" in rule:
-            yield reader.fault(("rules", number, "name"), f"rule {first[name] + 1} has the same name")
+            yield reader.fault(("rules", number, "name"), f"rules[{first[name]}] has the same name")
         first.setdefault(name, number)
         when = _mapping(rule.get("when"))
         for key in (key for key, asked in when.items() if asked is None):
@@ -258,7 +258,7 @@ def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
             continue
         number = first.setdefault(key, int(path[-1]))
         if number != path[-1] and reader.read_all("prices"):
-            message = f"price {number + 1} is for the same model and from the same day"
+            message = f"prices[{number}] is for the same model and from the same day"
             yield reader.fault(path, message)
     place = ("ledger", "compare_to")
     compared = _compared(value)

@@ -6,6 +6,7 @@ no noun can see by itself is crosschecks.py's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -19,6 +20,7 @@ from rules.reader import MOST_VALUES, FileFault, Reader, TooMuch
 from rules.schema import RulesFile
 from rules.snapshot import Rules, compile_rules
 from rules.tracing import tracing_of
+from rules.values import is_short
 
 _UNCLOSED = "a bracket, a brace or a quote is not closed"
 _HINTS = (
@@ -35,6 +37,7 @@ _HINTS = (
     ("end of stream", _UNCLOSED),
 )
 """What a person most likely did where PyYAML says such a thing; the first that fits is told."""
+_ALIAS = re.compile(r"(found undefined alias) '(.*)'")
 _OPENS = {
     "while parsing a flow mapping": "the `{`",
     "while parsing a flow sequence": "the `[`",
@@ -47,9 +50,16 @@ class RulesError(ValueError):
     """The file cannot be used; `faults` says all that is wrong with it."""
 
     def __init__(self, name: str, faults: Iterable[FileFault]) -> None:
-        self.faults = tuple(sorted(dict.fromkeys(faults), key=lambda fault: (fault.line, fault.where)))
+        self.faults = tuple(sorted(dict.fromkeys(faults), key=_place))
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
         super().__init__(f"{name} has {count}:\n" + "\n".join(f"  {fault}" for fault in self.faults))
+
+
+def _place(fault: FileFault) -> tuple[int, list[tuple[int, str]]]:
+    """What faults are sorted by: `[2]` stands before `[12]`."""
+    parts = re.split(r"([0-9]+)", fault.where)  # every second one a number
+    numbers = [part.lstrip("0") if at % 2 else part for at, part in enumerate(parts)]
+    return fault.line, [(len(part) if at % 2 else 0, part) for at, part in enumerate(numbers)]
 
 
 def load_rules(
@@ -98,6 +108,11 @@ def _syntax_fault(error: yaml.YAMLError) -> FileFault:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         reason = ", ".join(part for part in (error.context, error.problem) if part)
         hint = next((hint for said, hint in _HINTS if said in reason), "")
+        alias = _ALIAS.fullmatch(reason)
+        if alias is not None:
+            said, name = alias.groups()
+            reason, pattern = (reason, f"*{name}") if is_short(name) else (said, "gpt-*")
+            hint = f'a text that begins with * needs quotes, as "{pattern}"'
         opened, found = error.context_mark, error.problem_mark
         since = ""
         if opened is not None and opened.line < found.line:

@@ -139,12 +139,12 @@ class Reader:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                self._say(line, path, "a key must be a plain word")
+                self._say(line, path, "what stands before a colon must be a plain word")
                 continue
             key = key_node.value
             spot = (*path, key)
             if key in value:
-                self._say(line, spot, f"the key stands here a second time; the first is on line {self.lines[spot]}")
+                self._say(line, spot, f"this name stands here a second time; the first is on line {self.lines[spot]}")
                 continue
             self.lines[spot] = line
             value[key] = self.build(value_node, spot)

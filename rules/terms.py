@@ -38,7 +38,7 @@ def _hours(value: str) -> str:
 def _given(value: Any) -> Any:
     """A key with nothing behind it is no way to say `all of them`: most likely its last entry was taken away."""
     if value is None:
-        raise ValueError("is empty; write what it should be, or leave the key out")
+        raise ValueError("is empty; write what it should be, or leave it out")
     return value
 
 

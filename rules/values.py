@@ -22,6 +22,15 @@ class Noun(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+LONGEST_SHOWN = 20
+"""Characters: what is as long as a key may be one that somebody put into the wrong place."""
+
+
+def is_short(text: str) -> bool:
+    """Whether a text may be repeated in a complaint: it is too short for a key, and stays on one line."""
+    return len(text) <= LONGEST_SHOWN and text.isprintable()
+
+
 _DURATION = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)?\s*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 

@@ -175,7 +175,7 @@ LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
         "  - {model: there/n, from: 2026-11-15, input: 1, output: 1}\n"
         "  - {model: there/m, from: 2026-11-16, input: 1, output: 1}\n"
         "  - {model: there/m, from: '2026-11-15', input: 2, output: 2}\n",
-        [(7, "prices[3]", "price 1 is for the same model and from the same day")],
+        [(7, "prices[3]", "prices[0] is for the same model and from the same day")],
     ),
     (
         "days that are none",
