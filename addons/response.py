@@ -5,11 +5,13 @@ from __future__ import annotations
 from loguru import logger
 from mitmproxy.http import HTTPFlow
 
-from addons.account import account_of
+from addons.account import Account, account_of
 from addons.exchange import Exchange, readable
 from addons.ledger_content import answer_of, prompt_of
 from addons.lines import one_line
 from addons.state import State
+from rules.limits import dollars
+from rules.quota import NANOS
 from wire.errors import ClientGone, Fault
 from wire.plain_words import logged
 
@@ -41,19 +43,22 @@ class Response:
         state = self.state
         now = state.clock()
         took = now - exchange.started
+        account = None
         if exchange.client is not None and exchange.to_model:
-            self._account(exchange, status, now)
+            account = self._account(exchange, status, now)
         elif exchange.client is None and exchange.fault is not None:
             state.metrics.refused(status)
         flow.comment = comment(exchange)
         if flow.request.data.content is None:
             flow.request.data.content = b""  # refused before its body was read; mitmweb's page fails over None
-        flow.metadata["unigate"] = fields = summary(exchange, flow, status, took)
+        flow.metadata["unigate"] = fields = summary(exchange, flow, status, took, account)
         # The log of a bound logger carries the fields; the text is for people.
         logger.bind(**fields).log(level_of(exchange.fault, status), "{}", line(fields))
 
-    def _account(self, exchange: Exchange, status: int, now: float) -> None:
-        """Tells all who count. Where one of them fails, the others hear of the call, and its caller gets the answer."""
+    def _account(self, exchange: Exchange, status: int, now: float) -> Account | None:
+        """Tells all who count what the call came to; None where that is not known. Where one of them fails, the others
+        hear of it, and its caller gets the answer.
+        """
         state = self.state
         try:
             learned = state.limiter.estimates.prompt
@@ -61,7 +66,7 @@ class Response:
             state.limiter.settle(exchange, account)
         except Exception:
             logger.opt(exception=True).error("{}: what the call came to is not known", exchange.request_id)
-            return  # what it took of its limits is settled when its stream ends (Limiter.forget)
+            return None  # what it took of its limits is settled when its stream ends (Limiter.forget)
         if state.content is not None:
             try:
                 account = account._replace(
@@ -75,6 +80,7 @@ class Response:
                 tell(account)
             except Exception:
                 logger.opt(exception=True).error("{}: somebody who counts calls missed this one", exchange.request_id)
+        return account
 
 
 def level_of(fault: Fault | None, status: int) -> str:
@@ -101,9 +107,8 @@ def comment(exchange: Exchange) -> str:
     return f"{exchange.decision.rule} → {answered}{after}{unseen}"
 
 
-def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dict[str, object]:
+def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float, account: Account | None) -> dict[str, object]:
     """The call as plain values: for the log and for the flow's metadata. Times in seconds."""
-    usage = exchange.answer.usage if exchange.answer is not None else None
     served = exchange.attempts[-1] if exchange.attempts and exchange.attempts[-1].fault is None else None
     asked = [attempt for attempt in exchange.attempts if attempt.tried]
     fields: dict[str, object] = {
@@ -117,8 +122,8 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
         "asked": asked[-1].target.name if asked else None,
         "attempts": len(asked),
         "status": status,
-        "prompt_tokens": usage["prompt_tokens"] if usage is not None else None,
-        "completion_tokens": usage["completion_tokens"] if usage is not None else None,
+        "streamed": exchange.request is not None and exchange.request.stream,
+        **came_to(account),
         "finish_reason": exchange.answer.finish_reason if exchange.answer is not None else None,
         "first_token": round(exchange.first_token - exchange.started, 4) if exchange.first_token else None,
         "total": round(took, 4),
@@ -141,6 +146,32 @@ def summary(exchange: Exchange, flow: HTTPFlow, status: int, took: float) -> dic
     return fields
 
 
+def came_to(account: Account | None) -> dict[str, object]:
+    """Tokens and money of a call, as they stand in the ledger. None: it was no call to a model.
+
+    `cost_usd` is what is known of it, exact as a decimal up to a million: null where no more is known than that some
+    model has no price, which is not 0. What is rarely so (`unpriced`, `estimated`) is only there where it is.
+    """
+    if account is None:
+        return {"prompt_tokens": None, "completion_tokens": None, "cost_usd": None}
+    tokens, cost, unpriced = account.tokens, account.cost, account.unpriced
+    counted = tokens.prompt or tokens.completion
+    fields: dict[str, object] = {
+        "prompt_tokens": tokens.prompt if counted else None,
+        "completion_tokens": tokens.completion if counted else None,
+        "cost_usd": cost / NANOS if cost or not unpriced else None,
+    }
+    if tokens.cached:
+        fields["cached_tokens"] = tokens.cached
+    if tokens.reasoning:
+        fields["reasoning_tokens"] = tokens.reasoning
+    if account.estimated:
+        fields["estimated"] = True
+    if unpriced:
+        fields["unpriced"] = True
+    return fields
+
+
 def _logged_fault(exchange: Exchange, fault: Fault) -> str:
     """Why the call failed, as a log may keep it: a verdict repeats what each attempt failed of."""
     words = logged(fault)
@@ -157,7 +188,13 @@ def line(fields: dict[str, object]) -> str:
         asked = f"{fields['asked']} (failed)" if fields["asked"] else "nobody"
         words.append(f"{fields['model']}: {fields['rule'] or 'no rule'} → {fields['target'] or asked}")
     if fields["prompt_tokens"] is not None:
-        words.append(f"{fields['prompt_tokens']}+{fields['completion_tokens']} tokens")
+        about = "≈ " if "estimated" in fields else ""
+        words.append(f"{about}{fields['prompt_tokens']}+{fields['completion_tokens']} tokens")
+    cost = fields["cost_usd"]
+    if isinstance(cost, float) and cost:
+        words.append(f"{'≥ ' if 'unpriced' in fields else ''}{dollars(round(cost * NANOS))} USD")
+    elif "unpriced" in fields:
+        words.append("unpriced")
     if fields["first_token"] is not None:
         words.append(f"first {fields['first_token']}s")
     words.append(f"total {fields['total']}s")
