@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from rules.access import digest_of
 from rules.complaints import Path
 from rules.paths import unknown
-from rules.prices import is_for
+from rules.prices import UNPAID, is_for, one_spelling
 from rules.reader import FileFault, Reader
 from rules.schema import Provider
 from rules.values import day, near, split_keys
@@ -142,10 +142,11 @@ def _entries(value: dict[str, Any], virtual: dict[str, Any]) -> Iterable[tuple[P
             when = rule.get("when")
             if isinstance(when, dict):
                 yield from _names_in(when.get("available"), ("rules", number, "when", "available"), may_be_model=False)
-    compared = _compared(value)
+    compared, local = _compared(value), _local(value)
     for path, price in _prices(value):
         model = price.get("model")
-        if not (compared and isinstance(model, str) and is_for(model, compared)):  # what it is compared to need not be
+        # What others are compared to needs no provider.
+        if not (compared and isinstance(model, str) and is_for(model, compared, local)):
             yield from _names_in(model, (*path, "model"), may_be_model=False)
 
 
@@ -246,6 +247,7 @@ def _of_strategies(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]
 def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
     """Prices that can never hold, or that say the same twice."""
     first: dict[tuple[str, date], int] = {}
+    local = _local(value)
     for path, price in _prices(value):
         model = str(price.get("model"))
         if "{model}" in model:
@@ -253,7 +255,7 @@ def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
             message = "a price is for the name that is asked for in the end; write provider/* for all of them"
             yield reader.fault(place, message)
         try:
-            key = model, day(price.get("from"))
+            key = one_spelling(model, local), day(price.get("from"))
         except ValueError:
             continue
         number = first.setdefault(key, int(path[-1]))
@@ -263,7 +265,8 @@ def _of_prices(value: dict[str, Any], reader: Reader) -> Iterator[FileFault]:
     place = ("ledger", "compare_to")
     compared = _compared(value)
     models = [price.get("model") for _, price in _prices(value)]
-    if compared and reader.read_all("prices") and not any(isinstance(m, str) and is_for(m, compared) for m in models):
+    priced = any(isinstance(model, str) and is_for(model, compared, local) for model in models)
+    if compared and reader.read_all("prices") and not priced:
         which = "the model" if place in reader.filled else f"'{compared}'"
         message = f"{which} has no price; write one under prices, as {{model: ..., from: 2026-11-15, input: 0.15}}"
         yield reader.fault(place, message)
@@ -288,6 +291,12 @@ def _compared(value: dict[str, Any]) -> str:
     """The model that costs are compared to; empty where there is none."""
     model = _mapping(value.get("ledger")).get("compare_to")
     return model if isinstance(model, str) else ""
+
+
+def _local(value: dict[str, Any]) -> frozenset[str]:
+    """The providers whose models have many spellings (prices.is_for)."""
+    providers = _mapping(value.get("providers"))
+    return frozenset(name for name, facts in providers.items() if _mapping(facts).get("dialect") in tuple(UNPAID))
 
 
 def _prices(value: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:

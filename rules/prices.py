@@ -9,12 +9,13 @@ price is read as the decimal that was written, and counted in whole FEMTOS, in w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from fractions import Fraction
 
+from rules.conditions import model_name
 from rules.quota import NANOS
 from rules.terms import Price
 from rules.week import edges_of, is_within
@@ -126,10 +127,11 @@ def _rates(price: Price, times: float) -> Rates:
 
 
 class Book:
-    """The prices of a file."""
+    """The prices of a file. `local`: its providers of the UNPAID dialects."""
 
-    def __init__(self, prices: Iterable[Price]) -> None:
+    def __init__(self, prices: Iterable[Price], local: Collection[str] = ()) -> None:
         self._prices = tuple(prices)
+        self._local = frozenset(local)
         self._tariffs = {id(price): tariff_of(price) for price in self._prices}
         self._day = 0
         """Counted from 1970; what is remembered is of this day."""
@@ -144,7 +146,7 @@ class Book:
         try:
             return self._found[name]
         except KeyError:
-            price = price_at(self._prices, name, datetime.fromtimestamp(moment, UTC).date())
+            price = price_at(self._prices, name, datetime.fromtimestamp(moment, UTC).date(), self._local)
             found = self._found[name] = self._tariffs[id(price)] if price is not None else None
             return found
 
@@ -163,19 +165,53 @@ def cost(tariff: Tariff, tokens: Tokens, moment: float, busy: float = 0.0) -> in
     return min((femtos + _PER_NANO // 2) // _PER_NANO, MOST)
 
 
-def is_for(price: Price | str, name: str) -> bool:
-    """Whether a price (or the `model` of one) is that of a target, by its name or as a pattern."""
+def is_for(price: Price | str, name: str, local: Collection[str] = ()) -> bool:
+    """Whether a price (or the `model` of one) is that of a target, by its name or as a pattern.
+
+    A model of a provider in `local` has every spelling that its server takes (model_name()): calls are routed to it by
+    any of them, so none may be without its price.
+    """
     model = price if isinstance(price, str) else price.model
-    return model == name or fnmatchcase(name, model)
+    if _is_exactly(model, name, local):
+        return True
+    if name.partition("/")[0] not in local:
+        return fnmatchcase(name, model)
+    whole, pattern = _name_in(name, local), _in_small(model)
+    return fnmatchcase(whole, pattern) or fnmatchcase(whole.removesuffix(":latest"), pattern)
 
 
-def price_at(prices: Iterable[Price], name: str, day: date) -> Price | None:
-    """The price of a target (`provider/model`) on a day: the latest of those in force.
+def one_spelling(model: str, local: Collection[str]) -> str:
+    """The `model` of a price as all have it that are for the same names."""
+    if model.partition("/")[0] not in local or not any(char in model for char in "*?["):
+        return _name_in(model, local)
+    return _in_small(model)
+
+
+def _is_exactly(model: str, name: str, local: Collection[str]) -> bool:
+    return model == name or _name_in(model, local) == _name_in(name, local)
+
+
+def _name_in(name: str, local: Collection[str]) -> str:
+    provider, _, model = name.partition("/")
+    return f"{provider}/{model_name(model)}" if provider in local else name
+
+
+def _in_small(pattern: str) -> str:
+    provider, slash, model = pattern.partition("/")
+    return f"{provider}{slash}{model.lower()}"
+
+
+def price_at(prices: Iterable[Price], name: str, day: date, local: Collection[str] = ()) -> Price | None:
+    """The price of a target (`provider/model`) on a day: the latest of those in force. `local` as is_for() has it.
 
     One for exactly this name goes before one with a pattern, and of two patterns the longer one, which says more.
     """
-    known = [price for price in prices if price.since <= day and is_for(price, name)]
-    return max(known, key=lambda price: (price.model == name, len(price.model), price.since), default=None)
+
+    def says(price: Price) -> tuple[bool, int, date]:
+        exact = _is_exactly(price.model, name, local)
+        return exact, 0 if exact else len(price.model), price.since
+
+    return max((price for price in prices if price.since <= day and is_for(price, name, local)), key=says, default=None)
 
 
 def expected_cost(tariff: Tariff, prompt_chars: int, moment: float, busy: float = 0.0) -> float:

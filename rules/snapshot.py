@@ -19,7 +19,7 @@ from rules.health import Retry, kinds_in
 from rules.limits import Limits, limits_of
 from rules.origins import Origins, origins_of
 from rules.paths import meant
-from rules.prices import Book
+from rules.prices import UNPAID, Book
 from rules.schema import Defaults, Model, RulesFile
 from rules.stores import passwords_in
 from rules.targets import Pool, Written, pools_of
@@ -129,7 +129,7 @@ def compile_rules(file: RulesFile) -> Rules:
             if provider.key is not None and not provider.key.get_secret_value().strip()
         ),
         retry=Retry(patience.attempts, kinds_in(patience.on), patience.backoff, patience.wait),
-        book=Book(file.prices),
+        book=Book(file.prices, [name for name, one in file.providers.items() if one.dialect in UNPAID]),
         limits=limits_of(file.limits),
         origins=origins_of(file.proxy.cors.origins) if file.proxy.cors.on else None,
         endpoints=meant(file.proxy.endpoints) if file.proxy.endpoints is not None else None,

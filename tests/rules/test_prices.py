@@ -83,6 +83,54 @@ def test_a_price_is_for_a_name_or_for_all_that_fit_a_pattern(model: str, name: s
     assert is_for(price(model, "2026-01-01"), name) is is_for(model, name) is fits
 
 
+LOCAL = frozenset({"near"})
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "fits"),
+    [
+        ("near/qwen2.5:7b", "near/QWEN2.5:7b", True),
+        ("near/QWEN2.5:7b", "near/qwen2.5:7b", True),
+        ("near/llama3.2", "near/llama3.2:latest", True),
+        ("near/llama3.2:latest", "near/llama3.2", True),
+        ("near/llama3.2", "near/LLAMA3.2:Latest", True),
+        ("near/Qwen*", "near/qwen2.5:7b", True),
+        ("near/qwen*", "near/QWEN2.5:7b", True),
+        ("near/*:latest", "near/llama3.2", True),
+        ("near/llama?.2", "near/Llama3.2:latest", True),
+        ("near/ns/M", "near/NS/m:latest", True),
+        ("near/*", "near/M", True),
+        ("near/llama3.2", "near/llama3.2:1b", False),
+        ("near/qwen*", "near/llama3.2", False),
+        ("Near/m", "near/m", False),
+        ("near/m", "Near/m", False),
+        ("far/m", "near/m", False),
+        # elsewhere a name has one spelling
+        ("far/m", "far/M", False),
+        ("far/M*", "far/m", False),
+        ("far/m", "far/m:latest", False),
+    ],
+)
+def test_the_price_of_a_local_model_is_for_every_spelling_of_its_name(model: str, name: str, fits: bool) -> None:
+    one = price(model, "2026-01-01")
+    assert is_for(one, name, LOCAL) is is_for(model, name, LOCAL) is fits
+    assert price_at([one], name, MAY, LOCAL) is (one if fits else None)
+    assert (Book([one], LOCAL).at(name, NOON) is not None) is fits
+
+
+@pytest.mark.parametrize("name", ["near/llama3.2", "near/LLAMA3.2", "near/llama3.2:latest"])
+def test_whatever_its_spelling_a_local_models_own_price_goes_before_patterns_and_the_latest_counts(name: str) -> None:
+    book = (
+        price("near/llama3.2:latest", "2026-01-01", 1),
+        price("near/Llama3.2", "2026-06-01", 2),
+        price("near/llama3.2*", "2026-06-15", 3),
+        price("near/*", "2026-06-15", 4),
+    )
+    for order in range(6):
+        shuffled = Random(order).sample(book, len(book))
+        assert [(found := price_at(shuffled, name, day, LOCAL)) and found.input for day in (MAY, JULY)] == [1, 2]
+
+
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()  # a Saturday
 
 
