@@ -29,7 +29,7 @@ from rules.snapshot import Rules
 PATIENCE = 0.5
 """Seconds of reading after which a bar shows how far it is."""
 _UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
-
+_SINCE = "From when on: 7d, 24h, 90m ago, or a date, 2026-11-01, or 2026-11-01T16:30:00Z (without an offset: UTC)."
 
 app = typer.Typer(add_completion=False)
 
@@ -47,7 +47,7 @@ class By(StrEnum):
 
 @app.command()
 def report(
-    since: Annotated[str, typer.Option(help="From when on: 7d, 24h, 90m ago, or a date, 2026-11-01 (UTC).")] = "7d",
+    since: Annotated[str, typer.Option(help=_SINCE)] = "7d",
     until: Annotated[str | None, typer.Option(help="Until when, likewise; a date's day counts. Default: now.")] = None,
     by: Annotated[By, typer.Option(help="What the table's lines are.")] = By.target,
     as_json_: Annotated[bool, typer.Option("--json", help="Print JSON, with exact numbers.")] = False,
@@ -85,17 +85,38 @@ def report(
 
 
 def moment(text: str, now: float, option: str, *, ends: bool = False) -> float:
-    """Unix time of what a person writes; raises SettingsError. `ends`: of a date, the end of its day."""
-    span = re.fullmatch(r"(\d{1,9})([mhdw])", text.strip())
+    """Unix time of what a person writes; raises SettingsError. `ends`: of a date, the end of its day; never later than
+    now.
+    """
+    written = text.strip()
+    span = re.fullmatch(r"(\d{1,9})([mhdw])", written)
     if span is not None:
         return max(0.0, now - int(span[1]) * _UNITS[span[2]])
+    well_formed = _MOMENT.fullmatch(written) is not None
     try:
-        day = datetime.combine(date.fromisoformat(text.strip()), datetime.min.time(), UTC).timestamp()
+        date.fromisoformat(written[:10] if well_formed else written)
     except ValueError:
+        if well_formed:
+            raise SettingsError(f"{option} is '{text}': there is no such day") from None
         raise SettingsError(
-            f"{option} is '{text}'; it must be how long ago (7d, 24h, 90m, 2w) or a date (2026-11-01)"
+            f"{option} is '{text}'; it must be how long ago (7d, 24h, 90m, 2w) or a date (2026-11-01), which may have "
+            "a time (2026-11-01T16:30:00Z)"
         ) from None
-    return min(now, day + DAY) if ends else day
+    try:
+        found = datetime.fromisoformat(written)
+    except ValueError:
+        raise SettingsError(f"{option} is '{text}': there is no such time of day") from None
+    at = (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    if not ends:
+        return at
+    return min(now, at + DAY if len(written) <= len("2026-11-01") else at)
+
+
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ][0-9]{2}(:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?"
+)
+"""A date, and a time of it."""
 
 
 def _write(text: str) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from addons.cli import main
 from addons.cli_report import By, moment
 from addons.figures import Figures, share
-from addons.report import GROUPINGS, Comparison, Report, compare, make_report
+from addons.report import GROUPINGS, Comparison, Report, compare, make_report, moment_text
 from addons.report_export import as_csv, as_json, exact
 from addons.report_source import ledger_at, open_ledger
 from addons.report_view import dollars, percent, short, show
@@ -539,12 +539,46 @@ def test_since_and_until_take_a_day_in_utc() -> None:
     assert moment("2027-01-14", NOON, "--since") == NOON - 36 * 3600
     assert moment("2027-01-14", NOON, "--until", ends=True) == NOON - 12 * 3600
     assert moment("2027-01-15", NOON, "--until", ends=True) == NOON
+    assert moment("20270114", NOON, "--until", ends=True) == NOON - 12 * 3600
 
 
-@pytest.mark.parametrize("text", ["7", "d", "7y", "-7d", "yesterday", "2026-13-01", ""])
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("2027-01-15T10:30:00Z", 5400), ("2027-01-15T10:30:00", 5400), ("2027-01-15 10:30", 5400), ("2027-01-15T10", 7200),
+    ("2027-01-15T12:30:00+02:00", 5400), ("2027-01-15T05:00:00-0530", 5400), (" 2027-01-14T23:00:00.5Z ", 46799.5),
+    ("2027-01-15T00:30+14:00", 91800),
+])  # fmt: skip
+def test_since_and_until_take_a_moment_of_a_day_in_utc_where_it_names_no_other_time(text: str, seconds: float) -> None:
+    assert moment(text, NOON, "--since") == NOON - seconds
+    assert moment(text, NOON, "--until", ends=True) == NOON - seconds
+    assert moment("2027-01-15T12:00:01Z", NOON, "--until", ends=True) == NOON
+
+
+def test_the_period_that_a_report_shows_can_be_asked_for_again() -> None:
+    assert moment(moment_text(NOON - 77), NOON, "--since") == NOON - 77
+
+
+@pytest.mark.parametrize("text", [
+    "7", "d", "7y", "-7d", "yesterday", "", "2026-11-14T", "2026-11-14x16:08", "2026-11-14T16:08:46X", "16:08",
+    "2026-11-1", "2026-11-14T1608:46Z", "14.11.2026", "2026-11-14Z", "2026-11-31T", "٢٠٢٦-١١-١٤",
+])  # fmt: skip
 def test_another_period_is_refused_with_what_would_be_right(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"it must be how long ago \(7d, 24h, 90m, 2w\) or a date \(2026-11-01\)"):
+    right = (
+        r"it must be how long ago \(7d, 24h, 90m, 2w\) or a date \(2026-11-01\), which may have a time \(2026-11-01T"
+    )
+    with pytest.raises(SettingsError, match=right):
         moment(text, NOON, "--since")
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("2026-11-31", "there is no such day"), ("2026-13-01", "there is no such day"), ("0000-01-01", "there is no such day"),
+    ("2026-02-29T10:00:00Z", "there is no such day"), ("2026-11-31 99:00", "there is no such day"),
+    ("2026-11-30T24:00:00Z", "there is no such time of day"), ("2026-11-30T16:60", "there is no such time of day"),
+    ("2026-11-30T16:08:61Z", "there is no such time of day"), ("2026-11-30T16:08:46+25:00", "there is no such time of day"),
+])  # fmt: skip
+def test_a_day_or_a_time_that_never_was_is_said_to_be_none(text: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        moment(text, NOON, "--until", ends=True)
+    assert str(caught.value) == f"--until is '{text}': {words}"
 
 
 def test_a_period_that_ends_before_it_begins_is_refused(command: Command) -> None:
