@@ -1,20 +1,20 @@
 """pydantic's complaints about rules.yaml, in the words of the file: what stands there, and what would be right.
 
-A value is repeated only where a number, a truth or the like is wanted, and only a short and plain one: what is as long
-as a key may be a key that somebody put into the wrong place.
+A value is repeated only where no secret belongs, and only a short one: what is as long as a key may be a key that
+somebody put into the wrong place.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, SecretStr
 
 from rules.schema import RulesFile
-from rules.values import near
+from rules.values import is_short, near
 
 type Path = tuple[str | int, ...]
 
@@ -28,7 +28,8 @@ _MEANT = {
     "address": "host", "bind": "host", "listen": "host", "allow_origins": "origins", "allowed_origins": "origins",
 }  # fmt: skip
 """What other programs call a key that has another name here, where nothing is spelled alike."""
-_PLAIN = re.compile(r"[A-Za-z0-9 _.,:;+%-]{0,20}")
+_ADDRESSES = ("urls", "url", "store")
+"""Keys whose texts may hold a password."""
 
 
 def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
@@ -43,7 +44,8 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
             return "is missing"
         case "literal_error":
             expected = item["ctx"]["expected"]
-            return f"must be {'one of ' if ' or ' in expected else ''}{expected}"
+            said = _shown(path, value)
+            return f"must be {'one of ' if ' or ' in expected else ''}{expected}{said and f', not {said}'}"
         case "model_type" | "dict_type":
             kind, _ = _type_at(path)
             names = ", ".join(_keys(kind)) or "names"
@@ -55,7 +57,8 @@ def words_of(item: Mapping[str, Any], path: Path, value: Any) -> str:
         case "too_short":
             return "needs at least one entry"
         case "value_error":
-            return str(item["ctx"]["error"])
+            why, said = str(item["ctx"]["error"]), _shown(path, value)
+            return why if not said or said in why else f"{said}: {why}"
         case _:
             return _wrong_type(path, value)
 
@@ -96,9 +99,27 @@ def _wrong_type(path: Path, value: Any) -> str:
     wanted = _wanted(kind, marks)
     if value is None:
         return f"is empty; write {wanted}, or leave it out"
-    said = _quoted(value) if kind is not SecretStr else "this value"
+    said = _quoted(value) if kind is not SecretStr else _UNTOLD
     end = "; write it in quotes" if kind in (str, SecretStr) and not isinstance(value, list | dict) else ""
     return f"{said} is not {wanted}{end}"
+
+
+def may_be_secret(path: Path) -> bool:
+    """Whether what stands at a place may be a key or hold a password; of a place that the schema does not know, yes."""
+    try:
+        kind, _ = _type_at(path)
+    except LookupError:
+        return True
+    return kind is SecretStr or any(step in _ADDRESSES for step in path[-2:])
+
+
+def _shown(path: Path, value: Any) -> str:
+    """A value where it is a single one and may be repeated, or nothing."""
+    single = isinstance(value, str | int | float | date) and not may_be_secret(path)
+    return _quoted(value).removeprefix(_UNTOLD) if single else ""
+
+
+_UNTOLD = "this value"
 
 
 def _quoted(value: Any) -> str:
@@ -109,12 +130,14 @@ def _quoted(value: Any) -> str:
             return "a mapping"
         case bool():
             return "true" if value else "false"
-        case str() if _PLAIN.fullmatch(value):
+        case str() if is_short(value):
             return f"'{value}'"
-        case float() | int() if _PLAIN.fullmatch(f"{value:.20g}"):
+        case float() | int() if is_short(f"{value:.20g}"):
             return f"{value:.20g}" if isinstance(value, int) else str(value)
+        case date() if is_short(str(value)):
+            return str(value)
         case _:
-            return "this value"
+            return _UNTOLD
 
 
 def _wanted(kind: Any, marks: Mapping[str, Any]) -> str:
@@ -140,12 +163,15 @@ def _is_noun(kind: Any) -> bool:
 
 
 def _type_at(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The type that the schema has at a place, and the bounds of its values (`gt`, `ge`, `le`)."""
+    """The type that the schema has at a place, and the bounds of its values (`gt`, `ge`, `le`). Raises LookupError."""
     kind: Any = RulesFile
     marks: dict[str, Any] = {}
     for step in path:
         if _is_noun(kind):
-            field = next(field for name, field in kind.model_fields.items() if step in (name, field.alias))
+            fields: dict[Any, Any] = {
+                named: field for name, field in kind.model_fields.items() for named in (name, field.alias)
+            }
+            field = fields[step]
             kind, marks = _bare(field.annotation)
             marks |= _bounds(field.metadata)
         else:

@@ -128,7 +128,8 @@ def _syntax_fault(error: yaml.YAMLError) -> FileFault:
 def _schema_fault(item: Any, value: dict[str, Any], reader: Reader) -> FileFault:
     """One of pydantic's complaints, in the words of the file."""
     path: Path = tuple(item["loc"])
-    if path[-1:] == ("[key]",) and path not in reader.lines:  # pydantic's way to say that the key itself is meant
+    of_key = path[-1:] == ("[key]",) and path not in reader.lines  # pydantic's way to say that the key itself is meant
+    if of_key:
         path = path[:-1]
     written: Any = value
     place: Path = ()
@@ -139,7 +140,7 @@ def _schema_fault(item: Any, value: dict[str, Any], reader: Reader) -> FileFault
             break  # one entry where a list would do as well, or what is missing
         written, place = cast(Any, written)[step], (*place, step)
     path = (*place, *path[len(place) :])
-    return reader.fault(path, words_of(item, path, written))
+    return reader.fault(path, words_of(item, path, None if of_key else written))
 
 
 def _written_at(number: int, entries: list[Any], said: Any) -> int:

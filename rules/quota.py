@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
+from rules.values import is_short
+
 type Kind = Literal["requests", "tokens", "usd", "parallel"]
 
 NANOS: Final = 10**9
@@ -37,8 +39,6 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "m
 _LONGEST = 366 * 86400
 _TIMES = {"": 1, "k": 1000, "m": 1_000_000}
 _KINDS: dict[str, Kind] = {"r": "requests", "c": "requests", "t": "tokens", "u": "usd", "p": "parallel"}
-_PLAIN = re.compile(r"[A-Za-z0-9 _.,:/-]{1,20}")
-"""What may be repeated in a fault: it is too short for a key."""
 _HOW = "write 100/minute, 200000 tokens/hour, 5 USD/day or 8 parallel"
 
 
@@ -83,7 +83,7 @@ def parse_limit(text: str) -> Limit:
 
 def _why_none(text: str) -> str:
     """What is wrong with a text that is no limit."""
-    if not _PLAIN.fullmatch(text):
+    if not text or not is_short(text):
         return "not a limit"
     amount, slash, window = map(str.strip, text.partition("/"))
     why = ""

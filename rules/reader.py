@@ -2,7 +2,7 @@
 
 PyYAML alone would take the last of two equal keys and forget the lines, so values are built from nodes here. Values are
 not repeated in a fault where they may be secrets: a mistyped target is, but only where the file itself spells it, and
-what stands for a number is, if it is too short for a key (complaints.py).
+what stands where no secret belongs is, if it is too short for a key (complaints.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import yaml
 
-from rules.complaints import Path
-from rules.values import near
+from rules.complaints import Path, may_be_secret
+from rules.values import is_short, near
 
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|secrets:[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -154,12 +154,11 @@ class Reader:
         try:
             value = cast(Any, self._scalars).construct_object(node)
         except _UNREADABLE:
-            why = (
-                ": there is no such day"
-                if _DAY.match(node.value)
-                else "; leave out its tag, the word that begins with !"
-            )
-            self._hole(node.start_mark.line + 1, path, f"this value cannot be read{why}")
+            said, why = "this value", "; leave out its tag, the word that begins with !"
+            if _DAY.match(node.value):
+                why = ": there is no such day"
+                said = f"'{node.value}'" if is_short(node.value) and not may_be_secret(path) else said
+            self._hole(node.start_mark.line + 1, path, f"{said} cannot be read{why}")
             return None
         if isinstance(value, int) and _NO_NUMBER.fullmatch(node.value):
             return node.value

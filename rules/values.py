@@ -27,8 +27,9 @@ LONGEST_SHOWN = 20
 
 
 def is_short(text: str) -> bool:
-    """Whether a text may be repeated in a complaint: it is too short for a key, and stays on one line."""
-    return len(text) <= LONGEST_SHOWN and text.isprintable()
+    """Whether a text may be repeated in a complaint: it is too short for a key, stays on one line, and is no URL, which
+    may hold a password."""
+    return len(text) <= LONGEST_SHOWN and text.isprintable() and "@" not in text and "://" not in text
 
 
 _DURATION = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)?\s*")
@@ -174,12 +175,13 @@ def day(value: Any) -> date:
     # pydantic would take a number for seconds since 1970.
     if type(value) is date:
         return value
+    why = ""
     try:
         if isinstance(value, str) and _DATE.fullmatch(value):
             return date.fromisoformat(value)
     except ValueError:
-        pass
-    raise ValueError("a date is year-month-day, such as 2026-11-15")
+        why = "there is no such day; "
+    raise ValueError(f"{why}a date is year-month-day, such as 2026-11-15")
 
 
 _WORDS_OF_CONTEXT = ("auto", "none")

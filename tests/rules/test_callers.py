@@ -174,7 +174,7 @@ def test_a_path_that_no_endpoint_has_is_a_fault_at_a_client_too() -> None:
     found = {fault.where: fault.message for fault in caught.value.faults}
     assert set(found) == {f"clients.n.endpoints[{number}]" for number in (1, 2, 3)}
     assert found["clients.n.endpoints[1]"].startswith("there is no such endpoint")
-    assert found["clients.n.endpoints[2]"].startswith("this would be every path")
+    assert found["clients.n.endpoints[2]"].startswith("'/': this would be every path")
 
 
 def test_a_text_with_variables_is_filled_in_as_the_file_is() -> None:

@@ -31,6 +31,7 @@ def test_a_file_that_cannot_be_used_says_exactly_what_is_wrong_and_where(case: d
     for fault, (_, _, message) in zip(error.faults, case["faults"], strict=True):
         assert message in fault.message
         assert "\n" not in str(fault)
+        assert "hunter22" not in str(fault).lower()  # what secrets are called in these cases
         assert not [word for word in OTHER_PEOPLES_WORDS if word in str(fault)]
 
 

@@ -187,7 +187,7 @@ LATER_FAULTS: list[tuple[str, str, list[tuple[int, str, str]]]] = [
         [
             (4, "prices[0].from", "a date is year-month-day, such as 2026-11-15"),
             (5, "prices[1].from", "a date is year-month-day"),
-            (6, "prices[2].from", "this value cannot be read"),
+            (6, "prices[2].from", "'2026-11-31' cannot be read: there is no such day"),
             (7, "prices[3].from", "a date is year-month-day"),
             (8, "prices[4].from", "is missing"),
         ],
