@@ -40,10 +40,13 @@ rules:
   - {{name: paid, when: {{model: paid}}, use: [far/paid]}}
   - {{name: cached, when: {{model: cached}}, use: [far/cached]}}
   - {{name: both, when: {{model: both}}, use: [ollama/m, far/paid, far/unpriced]}}
+  - {{name: turned, when: {{model: turned}}, use: [far/paid, ollama/m]}}
+  - {{name: three, when: {{model: three}}, use: [far/paid, far/cheap, ollama/m]}}
   - {{name: hourly, when: {{model: hourly}}, use: [ollama/hourly, ollama/m]}}
   - {{name: all, use: ["ollama/{{model}}"]}}
 prices:
   - {{model: far/paid, from: 1970-01-01, input: 1, output: 10}}
+  - {{model: far/cheap, from: 1970-01-01, input: 0.1, output: 1}}
   - {{model: far/cached, from: 1970-01-01, input: 1, cached_input: 0.1, output: 10}}
   - {{model: ollama/hourly, from: 1970-01-01, hour: 2}}
 clients: {clients}

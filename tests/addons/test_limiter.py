@@ -96,12 +96,14 @@ def test_each_kind_of_request_says_how_much_may_be_answered() -> None:
     assert size_of(check_embeddings({"model": "m", "input": ["a", "b"]})) == Size(1, 0, None)
 
 
-def test_money_is_estimated_at_the_target_that_is_asked_first() -> None:
+def test_money_is_estimated_at_the_dearest_target_that_may_be_asked() -> None:
     desk = Desk("{each_client: [1 USD/day]}")
     desk.admit(model="paid", chars=400)
     assert desk.used() == [(100 * 1 + 500 * 10) * NANOS // 10**6]
     desk.admit(model="m", chars=400)
     assert desk.used() == [(100 * 1 + 500 * 10) * NANOS // 10**6], "one of ours costs nothing"
+    desk.admit(model="both", chars=400)
+    assert desk.used() == [2 * (100 * 1 + 500 * 10) * NANOS // 10**6], "it may go on to a paid one"
 
 
 def spent(desk: Desk) -> None:
@@ -122,12 +124,46 @@ def test_a_call_to_a_free_model_does_not_go_on_to_a_paid_one_when_the_budget_is_
     assert isinstance(desk.refused(model="paid"), QuotaUsedUp)
 
 
+@pytest.mark.parametrize("model", ["both", "turned"])
+def test_calls_at_once_pass_no_budget_by_way_of_a_free_target(model: str) -> None:
+    """Whichever order its targets are written in: what is not set aside cannot be spent."""
+    desk = Desk("{each_client: [0.011 USD/day]}")
+    ways = [desk.admit(model=model).decision for _ in range(20)]
+    assert [way is not None and "far/paid" in [target.name for target in way.targets] for way in ways] == (
+        [True] * 2 + [False] * 18
+    )
+    for way in ways[2:]:
+        assert way is not None
+        assert "ollama/m" in [target.name for target in way.targets]
+        assert [(one.target, one.why) for one in way.skipped] == [("far/paid", "a budget has no room for it")]
+
+
+def test_a_dear_target_is_left_out_before_a_cheap_one() -> None:
+    desk = Desk("{each_client: [0.0113 USD/day]}")
+    names = [[target.name for target in desk.admit(model="three").decision.targets] for _ in range(8)]  # type: ignore[union-attr]
+    assert names[:2] == [["far/paid", "far/cheap", "ollama/m"]] * 2
+    assert names[2:4] == [["far/cheap", "ollama/m"]] * 2
+    assert names[4:] == [["ollama/m"]] * 4
+
+
+def test_where_another_limit_has_no_room_a_cheaper_target_helps_nothing() -> None:
+    desk = Desk("{each_client: [1 USD/day, 1/minute]}")
+    desk.admit(model="three")
+    fault = desk.refused(model="three")
+    assert isinstance(fault, LimitReached)
+    assert "requests per min" in fault.message
+
+
 def test_a_machine_that_costs_by_the_hour_is_not_free() -> None:
     desk = Desk("{each_client: [1 USD/day]}")
-    desk.admit(model="hourly")
+    exchange = desk.admit(model="hourly")
     assert desk.used() == [1], "a billionth: how long it works is not known"
+    assert exchange.decision is not None
+    assert [target.name for target in exchange.decision.targets] == ["ollama/hourly", "ollama/m"]
     spent(desk)
-    assert isinstance(desk.refused(model="hourly"), QuotaUsedUp)
+    after = desk.admit(model="hourly").decision
+    assert after is not None
+    assert [target.name for target in after.targets] == ["ollama/m"]
 
 
 def test_only_an_answer_that_one_target_gave_alone_and_counted_teaches() -> None:
@@ -452,6 +488,23 @@ def test_a_store_elsewhere_is_asked_and_told_without_making_the_end_of_a_call_wa
             await desk.come()
 
     far("open", work)
+
+
+def test_a_store_elsewhere_is_asked_for_less_where_a_budget_has_no_room() -> None:
+    async def main() -> None:
+        desk = FarDesk("{each_client: [0.0052 USD/day]}")
+        await desk.limiter.start()
+        whys = []
+        for _ in range(3):
+            decision = (await desk.come(model="both")).decision
+            assert decision is not None
+            whys.append([one.why for one in decision.skipped])
+        assert whys == [[], ["a budget has no room for it"], ["a budget has no room for it"]]
+        with pytest.raises(LimitReached):
+            await desk.come(model="paid")
+        await desk.limiter.stop()
+
+    asyncio.run(main())
 
 
 def test_the_end_waits_for_the_store_to_be_told() -> None:

@@ -35,6 +35,7 @@ CLIENTS = {
     "poor": "[0.0003 USD/day, 100/day]",
     "broke": "[0.0003 USD/day]",
     "saver": "[0.002 USD/day]",
+    "family": "[0.002 USD/day]",
     "thrifty": "[120 tokens/hour]",
     "few": "[2 parallel]",
     "leaver": "[2 parallel, 100000 tokens/hour, 100/hour]",
@@ -380,6 +381,19 @@ def test_a_used_up_budget_is_not_passed_by_way_of_a_model_that_costs_nothing(pla
     assert reply.status >= 500
     assert "deepseek/deepseek-flash: a budget is used up" in reply.http.headers["x-gateway-skipped"]
     assert (place.deepseek.chats, place.used("broke")) == ([], before)
+
+
+def test_calls_at_once_whose_free_model_fails_pass_no_budget_together(place: Place) -> None:
+    assert place.ask("rich", model="paid").status == 200
+    place.ollama.always = Status(500)
+    before = place.used("rich")[0]
+    assert place.ask("rich").status == 200, "it goes on to the paid one"
+    one = place.used("rich")[0] - before
+    replies = place.burst("family", 30)
+    answered = sum(reply.status == 200 for reply in replies)
+    assert answered >= 1
+    assert {reply.status for reply in replies} <= {200, 502}
+    assert answered * one == place.used("family")[0] < 0.002 * NANOS + one
 
 
 def beside_itself(place: Place, client: str, **more: Any) -> Reply:
