@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
-from rules.values import is_short
+from rules.values import UNIT, is_short, unit_seconds
 
 type Kind = Literal["requests", "tokens", "usd", "parallel"]
 
@@ -32,10 +32,9 @@ _WRITTEN = re.compile(
     r"(?P<amount>(?:\d{1,3}(?:[_,]\d{3})+|\d{1,19})(?:\.\d{1,9})?)\s*(?P<times>[kM]?)"
     r"\s*(?P<kind>requests?|calls?|tokens?|usd|parallel)?"
     r"(?:\s*(?:/|per\b)\s*(?:(?P<number>\d{1,9}(?:\.\d{1,3})?)\s*)?"
-    r"(?P<unit>seconds?|secs?|s|months?|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)?)?",
+    rf"(?P<unit>{UNIT})?)?",
     re.IGNORECASE,
 )
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "month": 30 * 86400.0}
 _LONGEST = 366 * 86400
 _TIMES = {"": 1, "k": 1000, "m": 1_000_000}
 _KINDS: dict[str, Kind] = {"r": "requests", "c": "requests", "t": "tokens", "u": "usd", "p": "parallel"}
@@ -75,7 +74,7 @@ def parse_limit(text: str) -> Limit:
         raise ValueError(f"the amount must be a whole number of {'calls' if kind == 'parallel' else kind}")
     if amount > MAX_AMOUNT:
         raise ValueError(f"the amount must be below {MAX_AMOUNT // (NANOS if kind == 'usd' else 1):,}")
-    seconds = float(match["number"] or 1) * _SECONDS[_unit(match["unit"])] if spans else 0.0
+    seconds = float(match["number"] or 1) * unit_seconds(match["unit"]) if spans else 0.0
     if spans and not 1 <= seconds <= _LONGEST:
         raise ValueError("the window must be between a second and a year (366 days)")
     return Limit(kind, int(amount), seconds, " ".join(text.split()))
@@ -92,11 +91,6 @@ def _why_none(text: str) -> str:
     elif slash and not _WRITTEN.fullmatch(f"1/{window}"):
         why = f": '{window}' is no window, such as minute, 2h or 60 (seconds)"
     return f"'{text}' is not a limit{why}"
-
-
-def _unit(written: str | None) -> str:
-    unit = (written or "s").lower()
-    return "month" if unit.startswith("mo") else unit[0]
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:

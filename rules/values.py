@@ -32,18 +32,27 @@ def is_short(text: str) -> bool:
     return len(text) <= LONGEST_SHOWN and text.isprintable() and "@" not in text and "://" not in text
 
 
-_DURATION = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h|d)?\s*")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+UNIT = r"seconds?|secs?|s|months?|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w"
+"""A pattern for the words for a unit of time, in any case."""
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "month": 30 * 86400.0, "ms": 0.001}
+_DURATION = re.compile(rf"\s*(\d{{1,9}}(?:\.\d{{1,9}})?)\s*(ms|milliseconds?|{UNIT})?\s*", re.IGNORECASE)
+_SUCH_AS = "such as 250ms, 5s, 30m, 1h, 90 days"
+
+
+def unit_seconds(word: str | None) -> float:
+    """Of one unit, by a word that UNIT fits; without a word, seconds."""
+    unit = (word or "s").casefold()
+    return _SECONDS["ms" if unit.startswith(("ms", "mil")) else "month" if unit.startswith("mo") else unit[0]]
 
 
 def seconds(value: Any) -> Any:
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
-        value = float(match[1]) * _UNITS[match[2]] if match else None
+        value = float(match[1]) * unit_seconds(match[2]) if match else None
     if type(value) not in (int, float):
-        raise ValueError("a duration is a number with a unit, such as 250ms, 5s, 30m, 1h or 7d")
+        raise ValueError(f"a duration is a number with a unit, {_SUCH_AS}")
     if not 0 < value < 1e14:
-        raise ValueError("a duration is more than nothing, and ends; such as 250ms, 5s, 30m, 1h or 7d")
+        raise ValueError(f"a duration is more than nothing, and ends; {_SUCH_AS}")
     return value
 
 

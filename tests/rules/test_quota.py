@@ -52,6 +52,7 @@ from rules.quota import (
         ("8 parallel", "parallel", 8, 0),
         ("  8   parallel ", "parallel", 8, 0),
         ("1/366 days", "requests", 1, 366 * 86400),
+        ("5/\u017f", "requests", 5, 1),  # a long s: another case of s to Python
     ],
 )
 def test_a_limit_is_an_amount_in_a_window(text: str, kind: Kind, amount: int, seconds: float) -> None:
