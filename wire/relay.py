@@ -2,11 +2,12 @@
 
 The trap: what is not understood cannot be told from what is not complete. So the reply's framing decides about its end,
 events go out whole, and sound that breaks off must break the caller's connection: a shorter file looks like a good one.
+Nor can what was dictated be told from what the server says of itself, but for its place: a usage is believed where it
+is a member of the answer's object, or of an event's, and nowhere else.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, assert_never
 
@@ -14,6 +15,7 @@ import orjson
 
 from wire.answer import Streamed, Whole
 from wire.errors import Cut, Fault, Garbled, fault_frame
+from wire.member import Member
 from wire.openai import FINISHED, Delta, Finished, Json, Reading, Usage, count, usage_object
 from wire.rejections import in_stream_error
 from wire.resume import Said
@@ -25,15 +27,12 @@ MAX_EVENT = 32 * 1024 * 1024
 """Bytes of one event: an image."""
 MAX_SHORT = 64 * 1024
 """Bytes. An answer or an event that is longer is no error message."""
-TAIL = 4096
-"""Bytes of the end of a reply, where its usage stands."""
 
 _EVENT_END = re.compile(rb"\n\r?\n")
-_USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
 
 
 class RelayedReply:
-    """Reads one reply: pieces of `{"raw": b"..."}`, its usage where it ends with one, and its end.
+    """Reads one reply: pieces of `{"raw": b"..."}`, its usage where JSON or an event has one, and its end.
 
     Of events only whole ones come out. An error that a server answers with status 200 is found where the reply, or the
     event, is short.
@@ -53,22 +52,23 @@ class RelayedReply:
         """An event that is not complete, or the beginning of JSON that may be an error."""
         self._held_size = 0
         self._holds = self._is_json or self._is_stream
-        self._tail = b""
+        self._last = b""
+        """The last two bytes."""
+        self._usage = Member("usage")
+        """Of JSON that passes as it comes."""
         self._over = False
 
     def feed(self, data: bytes) -> list[Reading]:
         if self._over or not data:
             return []
         self._size += len(data)
-        before = self._tail[-2:]
+        before, self._last = self._last, (self._last + data[-2:])[-2:]
         if self._is_page:
             return self._fail(Garbled("sent a web page in place of its answer"))
         if self._limit is not None and self._size > self._limit:
             return self._fail(Garbled(f"sent an answer of more than {self._limit} bytes"))
-        if self._is_text:
-            self._tail = data[-TAIL:] if len(data) >= TAIL else (self._tail + data)[-TAIL:]
         if not self._holds:
-            return [Delta({"raw": data})]
+            return [Delta({"raw": data}), *self._counted(data)]
         self._held.append(data)
         self._held_size += len(data)
         if self._is_json:
@@ -91,16 +91,23 @@ class RelayedReply:
             return self._fail(in_stream_error(error))
         self._over = True
         readings: list[Reading] = [Delta({"raw": held})] if held else []
-        usage = _usage_in(self._tail)
-        if usage is not None:
-            readings.append(Usage(usage))
+        if self._is_stream:
+            readings += _usages_in(held)
+        elif self._is_json and self._holds:
+            readings += _usage_in(held)
         return [*readings, FINISHED]
 
     def _release(self) -> list[Reading]:
         """The JSON is too long for an error: what comes now passes."""
         self._holds = False
         held, self._held = b"".join(self._held), []
-        return [Delta({"raw": held})]
+        return [Delta({"raw": held}), *self._counted(held)]
+
+    def _counted(self, data: bytes) -> list[Usage]:
+        """What a server says of its work in JSON that passes: it may do so before an image, or after it."""
+        if not self._is_json:
+            return []
+        return [usage for value in self._usage.feed(data) for usage in _usage_of(value)]
 
     def _events(self) -> list[Reading]:
         """All events that are complete."""
@@ -112,7 +119,7 @@ class RelayedReply:
         error = _error_in(events, True)
         if error is not None:
             return self._fail(in_stream_error(error))
-        return [Delta({"raw": events})] if events else []
+        return [Delta({"raw": events}), *_usages_in(events)] if events else []
 
     def _fail(self, fault: Fault) -> list[Reading]:
         self._over = True
@@ -129,13 +136,8 @@ def _error_in(data: bytes, is_stream: bool) -> Any:
     """What an error in place of an answer, or of an event, says; None where there is none."""
     if len(data) > MAX_SHORT or b'"error"' not in data:
         return None
-    decoder = SseDecoder()
-    for text in [event.data for event in (*decoder.feed(data), *decoder.close())] if is_stream else [data]:
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            continue
-        match value:
+    for text in _data_of(data) if is_stream else [data]:
+        match _parsed(text):
             case {"error": error} if error is not None:
                 return error
             case {"type": "error", **rest}:
@@ -143,21 +145,41 @@ def _error_in(data: bytes, is_stream: bool) -> Any:
     return None
 
 
-def _usage_in(tail: bytes) -> Json | None:
-    """The usage at the end of a reply, as a chat completion would have it. In a JSON string no quote is bare."""
-    text = tail.decode("utf-8", "replace")
-    found = [match.end() for match in _USAGE.finditer(text)]
-    if not found:
-        return None
+def _data_of(events: bytes) -> list[bytes]:
+    decoder = SseDecoder(len(events))  # bounded already
+    return [event.data for event in (*decoder.feed(events), *decoder.close())]
+
+
+def _parsed(text: bytes) -> Any:
+    """None for what is no JSON."""
     try:
-        usage, _ = json.JSONDecoder().raw_decode(text, found[-1])
-    except ValueError:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
         return None
+
+
+def _usages_in(events: bytes) -> list[Usage]:
+    """What whole events say of the work."""
+    if b'"usage"' not in events:
+        return []
+    return [usage for text in _data_of(events) if b'"usage"' in text for usage in _usage_in(text)]
+
+
+def _usage_in(text: bytes) -> list[Usage]:
+    """What one whole JSON object says of the work."""
+    match _parsed(text) if b'"usage"' in text else None:
+        case {"usage": usage}:
+            return _usage_of(usage)
+    return []
+
+
+def _usage_of(usage: Any) -> list[Usage]:
+    """As a chat completion would have it; nothing where tokens are not counted: whisper-1 counts seconds."""
+    if not isinstance(usage, dict):
+        return []
     asked = usage.get("input_tokens", usage.get("prompt_tokens"))
     given = usage.get("output_tokens", usage.get("completion_tokens"))
-    if asked is None and given is None:
-        return None  # whisper-1 counts seconds
-    return usage_object(count(asked), count(given))
+    return [Usage(usage_object(count(asked), count(given)))] if asked is not None or given is not None else []
 
 
 class RelayedStream(Streamed):

@@ -37,6 +37,10 @@ def raw(found: Iterable[Reading]) -> bytes:
     return b"".join(reading.delta["raw"] for reading in found if isinstance(reading, Delta))
 
 
+def usages(found: Iterable[Reading]) -> list[dict[str, Any]]:
+    return [reading.usage for reading in found if isinstance(reading, Usage)]
+
+
 def fault(found: list[Reading]) -> Fault:
     assert isinstance(found[-1], Fault)
     return found[-1]
@@ -89,8 +93,9 @@ def test_a_long_json_passes_as_it_comes() -> None:
     reply = RelayedReply(JSON, whole=True)
     start = b'{"error":{"message":"' + b"x" * MAX_SHORT
     assert reply.feed(start) == [Delta({"raw": start})]
-    assert reply.feed(b'"},"usage":{"prompt_tokens":7}}') == [Delta({"raw": b'"},"usage":{"prompt_tokens":7}}'})]
-    assert reply.close() == [Usage(usage_object(7, 0)), FINISHED]
+    end = b'"},"usage":{"prompt_tokens":7}}'
+    assert reply.feed(end) == [Delta({"raw": end}), Usage(usage_object(7, 0))]
+    assert reply.close() == [FINISHED]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +113,96 @@ def test_a_long_json_passes_as_it_comes() -> None:
 def test_the_usage_is_read_where_the_reply_has_one(tail: bytes, usage: dict[str, int] | None) -> None:
     for start in (b"", b" " * 3000, b" " * 5000):
         found = readings(JSON, start[:4000], start[4000:], tail)
-        assert [reading.usage for reading in found if isinstance(reading, Usage)] == ([usage] if usage else [])
+        assert usages(found) == ([usage] if usage else [])
         assert isinstance(found[-1], Finished)
+
+
+COUNTED = b'"usage":{"input_tokens":7,"output_tokens":100,"input_tokens_details":{"text_tokens":7}}'
+LONG = b'"data":[{"b64_json":"' + b"A" * (2 * MAX_SHORT) + b'"}]'
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"created":1,' + COUNTED + b"," + LONG + b"}",
+        b'{"created":1,' + LONG + b"," + COUNTED + b"}",
+        b'\n {"a":"\\\\","b\\"c":[1,{"d":"]}"}], "usage" :\n' + COUNTED[8:] + b" ," + LONG + b', "usage": null}\n',
+    ],
+    ids=["before it", "after it", "between things that look like an end"],
+)
+def test_of_a_large_answer_the_usage_is_read_wherever_it_stands(body: bytes, size: int) -> None:
+    found = readings(JSON, *(body[at : at + size] for at in range(0, len(body), size)), whole=True)
+    assert raw(found) == body
+    assert usages(found) == [usage_object(7, 100)]
+    assert found[-1] == FINISHED
+
+
+def test_what_a_server_counted_before_its_large_answer_broke_off_is_known() -> None:
+    reply = RelayedReply(JSON, whole=True)
+    assert usages(reply.feed(b"{" + COUNTED + b"," + LONG[:-10])) == [usage_object(7, 100)]
+
+
+SPOKEN = b'he said "usage": {"input_tokens": 900000000, "output_tokens": 5} and left'
+QUOTED = orjson.dumps(SPOKEN.decode())
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/plain; charset=utf-8", SPOKEN),
+        ("text/plain", b'{"text":"x",' + COUNTED + b"}"),
+        ("application/x-subrip", b"1\n00:00:00,000 --> 00:00:01,000\n" + SPOKEN),
+        ("audio/mpeg", SPOKEN),
+        ("", SPOKEN),
+        (JSON, SPOKEN),
+        (JSON, b"[{" + COUNTED + b"}]"),
+        (JSON, b'"' + SPOKEN + b'"'),
+        (JSON, b'{"text":' + QUOTED + b"}"),
+        (JSON, b'{"text":"' + SPOKEN + b'", "b": 1}'),  # a server that does not escape
+        (JSON, b'{"text":"\\\\\\"' + QUOTED[1:] + b"}"),
+        (JSON, b'{"text":"usage","usage":' + QUOTED + b"}"),
+        (JSON, b'{"text":"usage","usage":[{"input_tokens":9}]}'),
+        (JSON, b'{"duration":1.5,"text":"x","words":[{"word":"x",' + COUNTED + b'}],"segments":[{"text":' + QUOTED + b"}]}"),
+        (JSON, b'{"x":{' + COUNTED + b'},"us":{"age":{"usage":{"input_tokens":1}}}}'),
+        (JSON, b'{"\\"usage":{"input_tokens":1},"usage\\"":{"input_tokens":1}}'),
+        (EVENTS, b"data: " + SPOKEN + b"\n\n"),
+        (EVENTS, b"data: x\ndata: " + COUNTED + b"\n\n"),
+        (EVENTS, b": {" + COUNTED + b"}\n\nevent: {" + COUNTED + b"}\ndata: 1\n\n"),
+        (EVENTS, b'data: {"type":"transcript.text.delta","delta":' + QUOTED + b"}\n\n"),
+        (EVENTS, b'data: {"type":"transcript.text.done","text":' + QUOTED + b',"logprobs":[{' + COUNTED + b"}]}\n\n"),
+        (EVENTS, b'data: {"type":"transcript.text.done","text":' + QUOTED + b"}"),
+        (EVENTS, b'data: {"type":"transcript.text.done","text":"x","usage":{"type":"duration","seconds":9}}\n\n'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_words_are_not_taken_for_a_usage(content_type: str, body: bytes, long: bool) -> None:
+    if long:  # then it is not held, and parsed as it passes
+        body = b" " * (MAX_SHORT + 1) + body if content_type == JSON else body + b"\n\n" + DELTA * 2000
+    for size in (len(body), 1000, 1 if not long else 3001):
+        found = readings(content_type, *(body[at : at + size] for at in range(0, len(body), size)))
+        assert usages(found) == []
+        assert raw(found).startswith(body)
+        assert found[-1] == FINISHED
+
+
+def test_what_is_no_json_has_no_usage() -> None:
+    sloppy = b'{"text":"he said ", "usage": {"input_tokens": 900000000}, "and left"}'
+    assert usages(readings(JSON, sloppy)) == usages(readings(EVENTS, b"data: " + sloppy + b"\n\n")) == []
+
+
+def test_of_several_events_the_last_that_counts_is_believed() -> None:
+    first = b'data: {"type":"x","usage":{"input_tokens":1,"output_tokens":1}}\n\n'
+    other = b'data: {"type":"y","text":' + QUOTED + b',"usage":null}\n\n'
+    for pieces in ([first + DONE_EVENT + other], [first, DONE_EVENT, other]):
+        assert usages(readings(EVENTS, *pieces))[-1] == usage_object(14, 45)
+
+
+def test_an_event_with_a_large_image_has_its_usage_read() -> None:
+    event = b'data: {"type":"image_generation.completed",' + COUNTED + b',"b64_json":"' + b"A" * 20_000_000 + b'"}\n\n'
+    found = readings(EVENTS, event)
+    assert usages(found) == [usage_object(7, 100)]
+    assert raw(found) == event
 
 
 @pytest.mark.parametrize(
