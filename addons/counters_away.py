@@ -1,12 +1,14 @@
 """A store of limits that may be out of reach: it is asked while it answers, and looked after while it does not.
 
-Once it has failed, nobody waits for it: every call hears at once that it is away, and only this class looks, once a
-second, whether it is back. Two lines in the log tell of it, one at each change.
+Once it has failed, nobody waits for it: every call hears at once that it is away. Whether it is there is looked for
+once a second, by this class alone: a gateway without calls would not know that it is away, and nobody else asks whether
+it is back. Two lines in the log tell of it, one at each change.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +22,7 @@ from rules.quota import Charge, Standing
 from rules.recall import Recalled
 
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks while it is away, a fifth more or less by chance: gateways should not all come at once."""
+"""Seconds between two looks, a fifth more or less by chance: gateways should not all come at once."""
 RENEW_EVERY: Final = 20.0
 """Seconds between two renewals of the leases: a third of their life."""
 _KEPT = 10_000
@@ -32,6 +34,10 @@ class SharedStore(Store, Protocol):
 
     async def renew(self) -> Known:
         """Holds the places of calls under way for longer."""
+        ...
+
+    async def is_there(self) -> bool:
+        """Whether it answers at all: costs it as good as nothing, and raises nothing."""
         ...
 
     async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
@@ -55,6 +61,8 @@ class Watched:
         self._lost = asyncio.Event()
         self._owed: deque[tuple[Sequence[Charge], Sequence[int], Sequence[int], str]] = deque(maxlen=_KEPT)
         self._watching: asyncio.Task[None] | None = None
+        self._renew_at = 0.0
+        """When the leases are renewed next, of the monotonic clock."""
         self._since = ""
         """What it said of itself when it was last seen (Known.since)."""
         self.remind: Callable[[Known], None] = lambda known: None
@@ -119,18 +127,20 @@ class Watched:
 
     async def _watch(self) -> None:
         while True:
+            pause = LOOK_EVERY * (0.8 + 0.4 * self._chance())
             if self.away:
-                await asyncio.sleep(LOOK_EVERY * (0.8 + 0.4 * self._chance()))
+                await asyncio.sleep(pause)
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._lost.wait(), RENEW_EVERY)
-                if self.away:
+                    await asyncio.wait_for(self._lost.wait(), pause)
+                if self.away or (time.monotonic() < self._renew_at and await self._store.is_there()):
                     continue
-            await self._look()
+            await self._look()  # it says why it is away; and one that only missed a look is there
 
     async def _look(self) -> None:
         try:
             known = await self._store.renew()
+            self._renew_at = time.monotonic() + RENEW_EVERY
             if known.since != self._since:  # what calls took of it is forgotten, and what they used with it
                 self._since = known.since
                 self._owed.clear()

@@ -40,8 +40,8 @@ _WAITS = {-1: 0.0, -2: math.inf, -3: A_PLACE}
 """Where the script names no slot whose end makes room."""
 
 
-async def in_time[T](work: Coroutine[Any, Any, T]) -> T:
-    """What the work returns; raises StoreAway where it takes longer than the patience.
+async def in_time[T](work: Coroutine[Any, Any, T], patience: float = PATIENCE) -> T:
+    """What the work returns; raises StoreAway where it takes longer than the patience, in seconds.
 
     Time that our own loop was busy with something else is not held against the server: the answer may have been there
     all the while. A plain timeout would fire first.
@@ -49,10 +49,10 @@ async def in_time[T](work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     try:
         for _ in range(_LOOKS):
-            await asyncio.wait((task,), timeout=PATIENCE / _LOOKS)
+            await asyncio.wait((task,), timeout=patience / _LOOKS)
             if task.done():
                 return task.result()
-        raise StoreAway(f"no answer within {PATIENCE * 1000:.0f} ms")
+        raise StoreAway(f"no answer within {patience * 1000:.0f} ms")
     finally:
         if not task.done():
             task.cancel()
@@ -153,6 +153,16 @@ class RedisStore(RedisStorage):
             known = await self._ask(_RENEW, (self._about_itself, *keys), (self._now(), LEASE, *leases))
         since, _, now = known.decode().partition(" ")
         return Known(since, float(now))
+
+    async def is_there(self) -> bool:
+        """Whether the server answers. Not in line with the questions of calls: none of them waits behind this one,
+        which may take longer than they do, so that a server with a hiccup is not given up.
+        """
+        try:
+            await in_time(self._client.ping(), 2 * PATIENCE)
+        except Exception:  # why, says the next question
+            return False
+        return True
 
     async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
         """Counts what a ledger knows of the time before `since` (Known). `last`: there is no more of it.

@@ -27,6 +27,9 @@ class Elsewhere(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.gone = False
+        self.mute = False
+        """It does not say whether it is there, and answers everything else."""
+        self.looks = 0
         self.asked: list[str] = []
         self.held: set[str] = set()
         self.since = "1"
@@ -54,6 +57,10 @@ class Elsewhere(MemoryStore):
     async def renew(self) -> Known:
         self._ask("renew")
         return Known(self.since, time.time())
+
+    async def is_there(self) -> bool:
+        self.looks += 1
+        return not self.gone and not self.mute
 
     async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
         self._ask("recall")
@@ -179,5 +186,45 @@ def test_leases_are_renewed_while_all_is_well(monkeypatch: pytest.MonkeyPatch) -
     async def work(store: Elsewhere, watched: Watched) -> None:
         await until(lambda: store.asked.count("renew") > 4)
         assert not watched.away
+
+    assert run(work) == ""
+
+
+def test_one_that_goes_away_while_nobody_calls_is_known_to_be_and_to_be_back() -> None:
+    async def work(store: Elsewhere, watched: Watched) -> None:
+        for _ in range(3):
+            store.gone = True
+            await until(lambda: watched.away)
+            store.gone = False
+            await until(lambda: not watched.away)
+
+    assert run(work).count("\n") == 6
+
+
+def test_while_all_is_well_it_is_looked_for_by_a_question_that_costs_it_nothing() -> None:
+    async def work(store: Elsewhere, watched: Watched) -> None:
+        await until(lambda: store.looks > 4)
+        assert not watched.away
+        assert store.asked == ["renew"]  # of the start
+
+    assert run(work) == ""
+
+
+def test_one_that_misses_a_look_is_asked_once_more_before_it_is_said_to_be_away() -> None:
+    async def work(store: Elsewhere, watched: Watched) -> None:
+        store.mute = True
+        await until(lambda: store.asked.count("renew") > 4)
+        assert not watched.away
+
+    assert run(work) == ""
+
+
+def test_it_is_looked_for_at_leisure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addons.counters_away, "LOOK_EVERY", 0.1)
+
+    async def work(store: Elsewhere, watched: Watched) -> None:
+        looks = store.looks
+        await asyncio.sleep(0.35)
+        assert store.looks - looks <= 4
 
     assert run(work) == ""

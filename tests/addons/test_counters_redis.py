@@ -403,6 +403,32 @@ def test_a_server_that_is_gone_or_silent_keeps_nobody_waiting(tmp_path: Path) ->
         run(server, work)
 
 
+def test_whether_a_server_is_there_is_known_in_time_and_holds_up_no_question(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+
+        async def work(store: RedisStore) -> None:
+            before = server.calls("ping")
+            assert await store.is_there()
+            assert server.calls("ping") == before + 1
+            server.freeze()
+            began = time.monotonic()
+            look = asyncio.create_task(store.is_there())
+            await asyncio.sleep(0)
+            with pytest.raises(StoreAway):
+                await store.spend([charge("5/minute")], "a")
+            assert not look.done()  # nobody waits for it: it has longer than a call would wait
+            assert not await look
+            assert PATIENCE * 1.8 < time.monotonic() - began < 2 * PATIENCE + 1
+            server.thaw()
+            assert await store.is_there()
+            server.kill()
+            assert not await store.is_there()
+            server.start()
+            assert await store.is_there()
+
+        run(server, work)
+
+
 def test_an_answer_that_is_there_is_not_late_because_we_were_busy() -> None:
     async def main() -> None:
         async def quick() -> str:

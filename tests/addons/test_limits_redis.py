@@ -24,6 +24,9 @@ from tests.standins import HoldAfter, OllamaStandIn, until
 PASSWORD = "open-sesame-0123"
 LONGEST = 10.0
 """Seconds that a call may take on a busy machine. Its server has much longer: whoever waits for that one is found out."""
+SOON = 6.0
+"""Seconds within which it is known, on a busy machine, that a server came or went; two are what it takes. Much less
+than RENEW_EVERY."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Reading the certificates of a machine for every client would take longer than the calls."""
 LIMITS = {
@@ -276,6 +279,28 @@ def test_a_server_that_dies_under_load_and_comes_back_holds_up_no_call(
         assert statuses(ask(urls, 120)) == {200: 50, 429: 70}
         for one in both:
             assert one.log.count("store of the limits is away") == one.log.count("limits is back") >= 1
+
+
+def test_a_server_that_goes_while_nobody_calls_is_known_to_be_away_within_seconds(
+    ollama: OllamaStandIn, own_redis: RedisServer
+) -> None:
+    with Gateway(rules(ollama, own_redis)) as gateway:
+
+        def becomes(said: str, what: str) -> None:
+            gateway.until(lambda: health(gateway.url)["limits"] == said, f"{said} when it {what}", SOON)
+
+        becomes("connected", "was there")
+        for _ in range(2):
+            own_redis.kill()
+            becomes("away", "was killed")
+            own_redis.start()
+            becomes("connected", "was started again")
+            own_redis.freeze()
+            try:
+                becomes("away", "stopped answering")
+            finally:
+                own_redis.thaw()
+            becomes("connected", "answered again")
 
 
 def test_a_gateway_starts_without_its_store_and_finds_it_later(ollama: OllamaStandIn, own_redis: RedisServer) -> None:
