@@ -47,7 +47,7 @@ def _of_rules(file: RulesFile) -> Iterator[str]:
             "one that nobody guesses."
         )
     for holder in repeated(file):
-        yield f"{holder[0].upper()}{holder[1:]} has the same key twice: leave one of them out."
+        yield f"A key of {holder} stands there twice: leave one of them out."
     for target in uncounted(file):
         yield f"Target {target.name} {target.lacks}: write one under prices."
     for said in (*half_priced(file), *not_yet_priced(file, datetime.now(UTC).date())):

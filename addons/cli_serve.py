@@ -24,7 +24,7 @@ from addons.keys import new_key
 from addons.lines import one_line
 from addons.local import ENDPOINTS
 from addons.logs import set_up_logging
-from addons.master import ProxyServer
+from addons.master import ProxyServer, shown_host
 from addons.memory import settle
 from addons.sandbox import MODELS, Sandbox
 from addons.settings import SettingsError, read_rules
@@ -100,10 +100,6 @@ async def _run(
     waits = f"; {left} call(s) may finish within {rules.defaults.drain:g} s (once more to stop at once)" if left else ""
     logger.info("stopping{}", waits)
     await gateway.stop()
-
-
-def shown_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 @app.command(name="try")

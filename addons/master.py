@@ -7,6 +7,7 @@ mitmdump's master carries two dozen addons through every call; the gateway needs
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import logging
 import os
@@ -55,7 +56,7 @@ class ProxyServer:
         web: bool = False,
         web_port: int = 8081,
     ) -> None:
-        self.host = host if host is not None else rules.file.proxy.host
+        self.host = (host if host is not None else rules.file.proxy.host).strip("[]")
         self._port = port if port is not None else rules.file.proxy.port
         self._web = web
         self._web_port = web_port
@@ -126,7 +127,7 @@ class ProxyServer:
                 bound = await servers.setup_servers()
             if not bound:
                 await master.done()
-                raise SettingsError(f"cannot listen on {self.host}:{self._port}: {_reason(servers)}")
+                raise SettingsError(f"cannot listen on {shown_host(self.host)}:{self._port}: {_reason(servers)}")
             try:
                 self._free_of_error_check(master)
                 await self._run(master)
@@ -251,10 +252,25 @@ def _silent(name: str) -> Iterator[None]:
         stock.disabled = False
 
 
+def shown_host(host: str) -> str:
+    """As it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Of an address, whatever its port."""
+
+
 def _reason(servers: Proxyserver) -> str:
     causes = [server.last_exception for server in servers.servers if server.last_exception is not None]
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
+    # mitmproxy wraps an error in one of its own, with the number of the first.
+    if any(isinstance(cause.__cause__ or cause, socket.gaierror) for cause in causes):
         return "there is no such host; --host or HOST takes an address of this machine"
+    if any(isinstance(cause, OSError) and cause.errno in _NOT_OURS for cause in causes):
+        return (
+            "no address of this machine; HOST (proxy.host in rules.yaml) or --host takes 127.0.0.1, or 0.0.0.0 for all "
+            "of its addresses"
+        )
     if any(isinstance(cause, OSError) for cause in causes):
         return "the port is taken or not allowed; choose another one with --port or PORT"
     return "; ".join(str(cause) for cause in causes) or "unknown reason"

@@ -143,7 +143,11 @@ REMARKS: dict[str, tuple[str, dict[str, str], list[str]]] = {
     ),
     "a key twice": (
         "proxy: {auth: {tokens: ['${API_KEYS}']}}", {"API_KEYS": "a-key-012345,another-0123,a-key-012345"},
-        ["Proxy.auth.tokens has the same key twice: leave one of them out."],
+        ["A key of proxy.auth.tokens stands there twice: leave one of them out."],
+    ),
+    "a client's key twice": (
+        "clients: {ci: {key: a-key-012345, keys: [a-key-012345]}}", {},
+        ["A key of client ci stands there twice: leave one of them out."],
     ),
     "short keys": (
         "proxy: {auth: {tokens: ['1234567']}}\nclients: {ci: {keys: [abc, abcd]}, good: {key: '12345678'}}", {},
@@ -328,6 +332,21 @@ def test_a_port_that_is_taken_is_named_whoever_wanted_it(arguments: list[str], w
         port = taken.getsockname()[1]
         done = unigate(tmp_path, *(argument.format(port) for argument in arguments))
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"unigate: {words.format(port)}\n")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.99", "2001:db8::99"])
+def test_an_address_that_is_none_of_this_machine_is_not_a_matter_of_its_port(host: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        f"proxy: {{host: '${{HOST:-127.0.0.1}}', auth: {{tokens: [a-key-0123456789]}}}}\n{SANDBOX}"
+    )
+    (tmp_path / ".env").write_text(f"HOST={host}\n")
+    done = unigate(tmp_path, "run", "--port", "8123")
+    shown = f"[{host}]" if ":" in host else host
+    words = (
+        "no address of this machine; HOST (proxy.host in rules.yaml) or --host takes 127.0.0.1, or 0.0.0.0 for all of "
+        "its addresses"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"unigate: cannot listen on {shown}:8123: {words}\n")
 
 
 def test_the_first_answer_comes_within_three_seconds_of_the_start(tmp_path: Path) -> None:

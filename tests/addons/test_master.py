@@ -149,6 +149,32 @@ def test_a_port_that_is_taken_is_named_and_a_stop_after_that_does_no_harm() -> N
     run(serve())
 
 
+def test_a_host_that_nobody_knows_is_not_a_matter_of_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def serve() -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+        with_key = rules(f"{SANDBOX}\nproxy: {{auth: {{tokens: [a-key-0123456789]}}}}")
+        with pytest.raises(SettingsError) as caught:
+            await ProxyServer(with_key, host="nowhere.test", port=8123).start()
+        words = "there is no such host; --host or HOST takes an address of this machine"
+        assert str(caught.value) == f"cannot listen on nowhere.test:8123: {words}"
+
+    run(serve())
+
+
+def test_an_address_may_stand_in_brackets() -> None:
+    async def serve() -> None:
+        assert ProxyServer(rules(), host="[::1]").host == "::1"
+        server = ProxyServer(rules(), host="[127.0.0.1]", port=0)
+        await server.start()
+        assert server.get_status().host == "127.0.0.1"
+        await server.stop()
+
+    run(serve())
+
+
 def test_a_part_that_cannot_start_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(_self: object) -> None:
         raise RuntimeError("no inventory today")
