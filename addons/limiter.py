@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from loguru import logger
 
 from addons.account import Account
+from addons.asking import Asking
 from addons.counters import Spent, StoreAway
 from addons.counters_away import Watched
 from addons.counters_memory import Counts, MemoryStore
@@ -24,7 +25,7 @@ from addons.reminder import Reminder
 from addons.stores import open_store
 from rules.decide import without
 from rules.estimates import Estimates
-from rules.limits import Allowance, Estimate, charges_of, limit_headers, refusal, used_of
+from rules.limits import Allowance, Estimate, limit_headers, refusal, used_of
 from rules.prices import Tokens, cost
 from rules.quota import Charge, Standing
 from rules.snapshot import Rules
@@ -112,7 +113,14 @@ class Limiter:
         applying = exchange.rules.limits.of(client, request.model)
         if not applying:
             return None
-        asking = _Asking(applying, lambda: self._ways(exchange, request))
+        assert exchange.decision is not None
+        now, book = self._wall(), exchange.rules.book
+
+        def is_free(target: Target) -> bool:
+            price = book.at(target.name, now)
+            return price is None or price.at(now).free
+
+        asking = Asking(applying, exchange.decision, lambda target: self._estimate(exchange, request, target), is_free)
         if self.counts is None:
             return self._ask(exchange, asking)
         spent = self.counts.spend(asking.charges, exchange.request_id)
@@ -121,7 +129,7 @@ class Limiter:
         self._conclude(exchange, asking, spent)
         return None
 
-    async def _ask(self, exchange: Exchange, asking: _Asking) -> None:
+    async def _ask(self, exchange: Exchange, asking: Asking) -> None:
         assert self.store is not None
         try:
             spent = await self.store.spend(asking.charges, exchange.request_id)
@@ -139,7 +147,7 @@ class Limiter:
             ) from None
         self._conclude(exchange, asking, spent)
 
-    def _conclude(self, exchange: Exchange, asking: _Asking, spent: Spent) -> None:
+    def _conclude(self, exchange: Exchange, asking: Asking, spent: Spent) -> None:
         charges = asking.charges
         if not spent.admitted:
             headers = limit_headers(charges, spent.standings)
@@ -160,19 +168,6 @@ class Limiter:
             exchange.decision = without(exchange.decision, asking.is_too_dear, asking.why)
         if exchange.ended:  # while the store was asked
             self.forget(exchange)
-
-    def _ways(self, exchange: Exchange, request: ModelRequest) -> tuple[_Way, ...]:
-        """What the call will take with all of its targets, and with less and less dear ones of them. Which one it will
-        end at is not known, nor in what order it will ask them."""
-        decision = exchange.decision
-        assert decision is not None
-        first = {target.name: self._estimate(exchange, request, target) for target in decision.targets}
-        at = first | {
-            target.name: self._estimate(exchange, request, target) for pool in decision.last for target in pool.targets
-        }
-        # Those that seem away are no way of their own: it would end at none.
-        bounds = {max(one.usd for one in at.values()), *(one.usd for one in first.values())}
-        return tuple(_Way.of(at, bound) for bound in sorted(bounds, reverse=True))
 
     def _estimate(self, exchange: Exchange, request: ModelRequest, target: Target) -> Estimate:
         size = size_of(request)
@@ -258,65 +253,6 @@ class Limiter:
             counts.recall(charge, slots)
             if number % _AT_A_STRETCH == 0:
                 await asyncio.sleep(0)
-
-
-class _Way(NamedTuple):
-    """Some of a call's targets."""
-
-    too_dear: frozenset[str]
-    """The names of the others."""
-    estimate: Estimate
-    """Its tokens are those of the first of them: the others may not be known yet, and a guess at one that is hardly
-    ever asked would keep calls out. Its money is that of the dearest, or calls at once could spend together what none
-    of them has set aside; what is certain of it, of the cheapest that has a price."""
-
-    @classmethod
-    def of(cls, at: Mapping[str, Estimate], usd: int) -> _Way:
-        """Those targets at which the call will cost that much at the most."""
-        some = [one for one in at.values() if one.usd <= usd]
-        return cls(
-            frozenset(name for name, one in at.items() if one.usd > usd),
-            Estimate(
-                tokens=some[0].tokens,
-                certain=some[0].certain,
-                usd=usd,
-                certain_usd=min((one.certain_usd for one in some if one.usd), default=0),
-            ),
-        )
-
-
-class _Asking:
-    """What a call asks its limits for: enough for all of its targets, or where a budget has no room for the dearest of
-    them, for the others."""
-
-    def __init__(self, applying: Sequence[Charge], ways: Callable[[], tuple[_Way, ...]]) -> None:
-        self._applying = applying
-        self._ways: tuple[_Way, ...] = ()
-        self._place = 0
-        self.why = ""
-        """Why some targets are too dear."""
-
-        def first() -> Estimate:
-            self._ways = ways()
-            return self._ways[0].estimate
-
-        self.charges = charges_of(applying, first)
-
-    def for_less(self, spent: Spent) -> bool:
-        """After an answer: whether there are other charges to ask with."""
-        if spent.admitted or self._place + 1 >= len(self._ways):
-            return False
-        refused = refusal(self.charges, spent.standings)
-        if refused.charge.limit.kind != "usd":
-            return False
-        used_up = refused.standing.used - refused.standing.aside >= refused.charge.limit.amount
-        self.why = "a budget is used up" if used_up else "a budget has no room for it"
-        self._place += 1
-        self.charges = charges_of(self._applying, lambda: self._ways[self._place].estimate)
-        return True
-
-    def is_too_dear(self, target: Target) -> bool:
-        return target.name in self._ways[self._place].too_dear
 
 
 class Size(NamedTuple):
