@@ -425,6 +425,9 @@ class Elsewhere:
         await self._come()
         return Known("1", 1.0)
 
+    async def is_there(self) -> bool:
+        return not self.away
+
     async def recall(self, since: str, ledger: str, part: Sequence[Recalled], *, last: bool) -> str:
         raise AssertionError("nobody has anything to tell")
 
