@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from addons.exchange import Attempt, Exchange
 from addons.marks import NOT_FAILED
-from rules.prices import CHARS_PER_TOKEN, NONE_COUNTED, UNPAID, Book, Tokens, cost
+from rules.prices import CHARS_PER_TOKEN, NONE_COUNTED, UNPAID, Book, Rates, Tokens, cost
 from wire.openai import Json, count
 
 
@@ -34,7 +34,7 @@ class Tried(NamedTuple):
     estimated: bool
     """The tokens are an estimate: it was at work, and cut off before it said how much it did."""
     cost: int | None
-    """NANOS; None: the model has no price."""
+    """NANOS; None: the model has no price, or one by tokens that nobody has counted."""
     first_token: float | None
     took: float
     continues: bool
@@ -74,7 +74,7 @@ class Account(NamedTuple):
     cost: int
     """NANOS, as far as prices are known."""
     unpriced: bool
-    """Some attempt that used tokens has no price: the cost is more than is said."""
+    """Some attempt at work has no price, or one for what nobody has counted: the cost is more than is said."""
     failed_cost: int
     """That part of the cost that went into attempts which failed; not so where only the caller left."""
     compared: int | None
@@ -172,9 +172,11 @@ def _tried(
     worth: int | None = 0
     if attempt.accepted:
         tariff = book.at(target.name, started)
-        if tariff is not None:
+        if tariff is None:
+            worth = 0 if target.dialect in UNPAID else None
+        elif _is_counted(attempt, operation, tokens, estimated, tariff.at(started)):
             worth = cost(tariff, tokens, started, attempt.busy)
-        elif target.dialect not in UNPAID:
+        else:
             worth = None
     fault = attempt.fault
     return Tried(
@@ -194,7 +196,7 @@ def _tried(
 
 def _tokens_of(attempt: Attempt, operation: str, prompt_tokens: Callable[[str, int], int]) -> tuple[Tokens, bool]:
     """What an attempt that was at work read and said, and whether that is an estimate."""
-    speaks = operation not in _SILENT
+    speaks = operation not in _SILENT and not attempt.relays
     if attempt.usage is not None:
         tokens = tokens_of(attempt.usage)
         more = attempt.pieces - attempt.counted if speaks and not attempt.completed else 0
@@ -205,11 +207,24 @@ def _tokens_of(attempt: Attempt, operation: str, prompt_tokens: Callable[[str, i
     if attempt.chars_sent is None:
         return NONE_COUNTED, False
     said = max(attempt.pieces, attempt.chars // CHARS_PER_TOKEN) if speaks else 0
-    return Tokens(prompt=prompt_tokens(attempt.target.name, attempt.chars_sent), completion=said), True
+    tokens = Tokens(prompt=prompt_tokens(attempt.target.name, attempt.chars_sent), completion=said)
+    return tokens, bool(tokens.total) or not attempt.relays
+
+
+def _is_counted(attempt: Attempt, operation: str, tokens: Tokens, estimated: bool, rates: Rates) -> bool:
+    """Whether all is known, or can be estimated, that a price is for. Sound and images have tokens that only their
+    server can count. Where it did not, a price for each request, or for the machine's time, is taken for theirs; a
+    price by tokens alone would make them free.
+    """
+    if (tokens.total and not estimated) or rates.request or rates.hour:
+        return True
+    return not (rates.prompt and operation in _UNREAD) and not (rates.completion and attempt.relays)
 
 
 _SILENT = frozenset({"embeddings"})
 """Operations whose answers are no text."""
+_UNREAD = frozenset({"transcription", "translation", "image edits", "image variations"})
+"""Operations that are sent more than text: its characters do not tell how much was read."""
 _COMPARABLE = frozenset({"chat", "completions"})
 """Operations that a model for text could have done instead."""
 

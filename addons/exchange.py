@@ -93,7 +93,9 @@ class Attempt:
     """Characters that the answer had already when it went on with it."""
     chars_sent: int | None = None
     """Characters of the prompt that it was sent, with the beginning of an answer where it is to go on with one. None:
-    its target does something else than read text."""
+    it was never made ready."""
+    relays: bool = False
+    """Its reply is passed on as it is: a piece of that is no token."""
     entered: float = 0.0
     """What its server's enter() gave."""
     busy: float = 0.0

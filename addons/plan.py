@@ -136,9 +136,17 @@ def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, probes
     if probes is None:
         probes = node.begin()
     now = state.clock()
-    sent = None if exchange.upstream.relays else exchange.request.prompt_chars + _chars_added(exchange)
-    entered = node.server.enter(now)
-    exchange.attempts.append(Attempt(target, now, node=node, probes=probes, chars_sent=sent, entered=entered))
+    exchange.attempts.append(
+        Attempt(
+            target,
+            now,
+            node=node,
+            probes=probes,
+            chars_sent=exchange.request.prompt_chars + _chars_added(exchange),
+            relays=exchange.upstream.relays,
+            entered=node.server.enter(now),
+        )
+    )
     exchange.place = place
     return True
 

@@ -18,9 +18,10 @@ from rules.prices import NONE_COUNTED, Tokens
 from tests.addons.calls import idle_nodes, pieces, rest_no_more
 from tests.gateway import Gateway
 from tests.standins import CompatStandIn, DeepSeekStandIn, ModelCard, OllamaStandIn, RawServer
+from tests.wire.forms import CONTENT_TYPE
 
-LOCAL, DEEP, TEXTS, FREE, RAW = (
-    "ollama/qwen2.5:7b", "deepseek/deepseek-flash", "texts/any", "free/any", "raw/any",
+LOCAL, DEEP, TEXTS, FREE, RAW, READS, SAYS = (
+    "ollama/qwen2.5:7b", "deepseek/deepseek-flash", "texts/any", "free/any", "raw/any", "raw/reads", "raw/says",
 )  # fmt: skip
 MIGHT = "openai/gpt-5"
 VECTORS = "ollama/nomic-embed-text:latest"
@@ -31,6 +32,8 @@ PRICES = {
     DEEP: ("0.003", "0.15", "0.60", "0"),
     TEXTS: ("0.0028", "0.0028", "1.1", "0.001"),
     RAW: ("1", "2", "3", "0.002"),
+    READS: ("1", "2", "0", "0"),
+    SAYS: ("0", "0", "3", "0"),
     MIGHT: ("0.125", "1.25", "10", "0"),
 }
 """`free/any` has none."""
@@ -56,6 +59,7 @@ rules:
   - {{name: free, when: {{model: free}}, use: [free/any]}}
   - {{name: vectors, when: {{model: vectors}}, use: ["ollama/nomic-embed-text:latest"]}}
   - {{name: raw, when: {{model: raw}}, use: [raw/any]}}
+  - {{name: by-tokens, when: {{model: [reads, says]}}, use: ["raw/{{model}}"]}}
   - {{name: local, use: ["ollama/qwen2.5:7b", deepseek/deepseek-flash]}}
 defaults:
   timeouts: {{connect: 20s, first_token: 1500ms, idle: 4s, total: 20s, keep_alive: 10s}}
@@ -85,6 +89,13 @@ class World:
         before = len(self.accounts)
         with self.gateway.client() as client:
             status = client.post(f"/v1{path}", json=body).status_code
+        return status, self.next_after(before)
+
+    def send(self, path: str, form: bytes) -> tuple[int, Account]:
+        """The same, of a form."""
+        before = len(self.accounts)
+        with self.gateway.client() as client:
+            status = client.post(f"/v1{path}", content=form, headers={"content-type": CONTENT_TYPE}).status_code
         return status, self.next_after(before)
 
     def next_after(self, before: int) -> Account:
@@ -148,14 +159,16 @@ class Attempt:
     estimated: bool = False
     """Then the prompt's tokens are a guess, and not compared."""
     continues: bool = False
+    unpriced: bool = False
+    """It has a price, by tokens that nobody has counted."""
 
 
 def ok(target: str, prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0, **more: Any) -> Attempt:
     return Attempt(target, Tokens(prompt, cached, completion, reasoning), **more)
 
 
-def guessed(target: str, outcome: str, completion: int, *, continues: bool = False) -> Attempt:
-    return Attempt(target, Tokens(completion=completion), outcome, estimated=True, continues=continues)
+def guessed(target: str, outcome: str, completion: int, **more: bool) -> Attempt:
+    return Attempt(target, Tokens(completion=completion), outcome, estimated=True, **more)
 
 
 def refused(target: str, outcome: str) -> Attempt:
@@ -176,7 +189,7 @@ def check(account: Account, expected: Sequence[Attempt], *, any_order: bool = Fa
         else:
             assert one.tokens == hand.tokens
     costs = [
-        0 if not hand.taken else None if one.target == FREE else on_paper(one.target, one.tokens)
+        0 if not hand.taken else None if one.target == FREE or hand.unpriced else on_paper(one.target, one.tokens)
         for one, hand in zip(tried, expected, strict=True)
     ]
     assert [one.cost for one in tried] == costs

@@ -41,6 +41,7 @@ from tests.addons.money import (
     refused,
 )
 from tests.standins import CutAfter, GarbageBody, HoldAfter, Plan, ResetAfterHeaders, SilenceAfterHeaders, Status
+from tests.standins.raw import Expect, Send, whole
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def settled(world: World) -> list[Account]:
 
 def one_of_each(world: World) -> list[Account]:
     """At least: a call that was answered, one that was gone on with, one in parts, one that failed, one refused,
-    one left alone.
+    one left alone, and of sound one that costs its text and one of which nobody knows what it costs.
     """
     ask(world, CASES["text, and a prompt of which the server had a part in its cache"], stream=False)
     ask(world, CASES["cut in the middle"], stream=True)
@@ -215,6 +216,9 @@ def one_of_each(world: World) -> list[Account]:
     ask(world, CASES["cut for good"], stream=False)
     ask(world, CASES["a model without a price"], stream=False)
     ask(world, CASES["not even asked"], stream=False)
+    world.raw.scripts = [[Expect(), Send(whole(b"ID3 sound", "audio/mpeg"))]]
+    for model in ("reads", "says"):
+        world.ask("/audio/speech", {"model": model, "input": "hello there", "voice": "alloy"})
     world.ollama.plan(HoldAfter(3))
     leave_after(world, chat("any"), 3)
     return settled(world)

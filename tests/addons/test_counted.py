@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from addons.account import rough, tokens_of
 from addons.exchange import Attempt as Attempted
 from addons.exchange import Exchange
+from rules.estimates import Estimates
 from rules.prices import Tokens
 from tests.addons.money import (
     DEEP,
     LOCAL,
     PROMPT,
     RAW,
+    READS,
+    SAYS,
     Attempt,
     World,
     chat,
@@ -33,6 +36,7 @@ from tests.addons.money import (
 )
 from tests.standins import HoldAfter, SilenceAfterHeaders, StandIn, Status, until
 from tests.standins.raw import Expect, Reset, Send
+from tests.wire.forms import recording
 from wire.openai import MAX_COUNT
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "j", "schema": {"type": "object", "required": ["a"]}}}
@@ -188,23 +192,71 @@ def relayed(content_type: bytes, body: bytes, *, cut: bool = False) -> list[Any]
     return [Expect(), Send(head + length + body), *([Reset()] if cut else [])]
 
 
-SPEECH = ("/audio/speech", {"model": "raw", "input": "hello there", "voice": "alloy"})
-IMAGE = ("/images/generations", {"model": "raw", "prompt": "a llama"})
+def in_json(**said: Any) -> list[Any]:
+    return relayed(b"application/json", json.dumps(said).encode())
+
+
+def speech(model: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    return "/audio/speech", {"model": model, "input": "hello there", "voice": "alloy", **more}
+
+
+def image(model: str) -> tuple[str, dict[str, Any]]:
+    return "/images/generations", {"model": model, "prompt": "a llama"}
+
+
+SOUND = relayed(b"audio/mpeg", b"ID3 sound")
 PICTURE = {"created": 1, "data": [{"b64_json": "aGVsbG8="}]}
+LARGE = {"data": [{"b64_json": "A" * 200_000}]}
 OF_IMAGES = {"total_tokens": 107, "input_tokens": 7, "output_tokens": 100, "input_tokens_details": {"text_tokens": 7}}
+OF_SPEECH = {"input_tokens": 3, "output_tokens": 40, "total_tokens": 43}
+SPOKEN = [
+    b'data: {"type":"speech.audio.delta","audio":"AAAA"}\n\n',
+    b"data: " + json.dumps({"type": "speech.audio.done", "usage": OF_SPEECH}).encode() + b"\n\n",
+]
 
 
 @pytest.mark.parametrize(
     ("call", "reply", "expected"),
     [
-        (SPEECH, relayed(b"audio/mpeg", b"ID3 sound"), ok(RAW, 0, 0)),
-        (SPEECH, relayed(b"audio/mpeg", b"ID3 sound", cut=True), ok(RAW, 0, 0, outcome="reset")),
-        (IMAGE, relayed(b"application/json", json.dumps(PICTURE).encode()), ok(RAW, 0, 0)),
-        (IMAGE, relayed(b"application/json", json.dumps({**PICTURE, "usage": OF_IMAGES}).encode()), ok(RAW, 7, 100)),
+        (speech("raw"), SOUND, guessed(RAW, "ok", 0)),
+        (speech("raw"), relayed(b"audio/mpeg", b"ID3 sound", cut=True), guessed(RAW, "reset", 0)),
+        (image("raw"), in_json(**PICTURE), guessed(RAW, "ok", 0)),
+        (image("raw"), in_json(**PICTURE, usage=OF_IMAGES), ok(RAW, 7, 100)),
+        (image("raw"), in_json(usage=OF_IMAGES, **LARGE), ok(RAW, 7, 100)),
+        (image("raw"), in_json(**LARGE, usage=OF_IMAGES), ok(RAW, 7, 100)),
+        (
+            image("raw"),
+            relayed(b"application/json", json.dumps({"usage": OF_IMAGES, **LARGE}).encode(), cut=True),
+            ok(RAW, 7, 100, outcome="reset"),
+        ),
+        (speech("reads"), SOUND, guessed(READS, "ok", 0)),
+        (speech("reads"), relayed(b"audio/mpeg", b"ID3 sound", cut=True), guessed(READS, "reset", 0)),
+        (speech("says"), SOUND, guessed(SAYS, "ok", 0, unpriced=True)),
+        (speech("says"), relayed(b"audio/mpeg", b"ID3 sound", cut=True), guessed(SAYS, "reset", 0, unpriced=True)),
+        (speech("says", stream_format="sse"), relayed(b"text/event-stream", b"".join(SPOKEN)), ok(SAYS, 3, 40)),
+        (image("reads"), in_json(**PICTURE), guessed(READS, "ok", 0)),
+        (image("says"), in_json(**PICTURE), guessed(SAYS, "ok", 0, unpriced=True)),
+        (image("says"), in_json(**PICTURE, usage=OF_IMAGES), ok(SAYS, 7, 100)),
     ],
-    ids=["sound", "sound that breaks off", "a picture", "a picture whose server counts"],
-)
-def test_what_is_no_text_costs_what_a_request_costs_and_what_its_server_counts(
+    ids=[
+        "sound: its text, and the request",
+        "sound that breaks off",
+        "a picture",
+        "a picture whose server counts",
+        "one whose server counts before a large one",
+        "and after it",
+        "and before one that breaks off",
+        "sound where what is read has a price: its text",
+        "which has been read when it breaks off",
+        "sound where what is said has a price: nobody counts it",
+        "nor what breaks off",
+        "but for a server that does",
+        "a picture where what is read has a price",
+        "where what is shown has one",
+        "and its server counts it",
+    ],
+)  # fmt: skip
+def test_what_is_no_text_costs_its_prompt_and_request_and_what_its_server_counts(
     world: World, call: tuple[str, dict[str, Any]], reply: list[Any], expected: Attempt
 ) -> None:
     world.raw.scripts = [reply]
@@ -213,8 +265,65 @@ def test_what_is_no_text_costs_what_a_request_costs_and_what_its_server_counts(
         client.post(f"/v1{call[0]}", json=call[1])
     account = world.next_after(before)
     check(account, [expected])
-    assert account.cost >= 2_000_000  # the request itself
+    assert account.cost >= (2_000_000 if expected.target == RAW else 0)  # the request itself
+    assert account.cost or account.unpriced  # never for nothing
     assert account.compared is None
+
+
+SECONDS = {"type": "duration", "seconds": 9}
+TRANSCRIPT = {"input_tokens": 14, "output_tokens": 45, "total_tokens": 59, "type": "tokens"}
+DICTATED = 'he said "usage": {"input_tokens": 900000000, "output_tokens": 5} and left'
+HEARD = "It is about a llama."
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "reply", "expected"),
+    [
+        ("raw", {}, in_json(text="x", usage=TRANSCRIPT), ok(RAW, 14, 45)),
+        ("says", {}, in_json(text="x", usage=TRANSCRIPT), ok(SAYS, 14, 45)),
+        ("reads", {}, in_json(text="x", usage=TRANSCRIPT), ok(READS, 14, 45)),
+        ("raw", {}, in_json(text="x", usage=SECONDS), ok(RAW, 0, 0)),
+        ("raw", {"prompt": HEARD}, in_json(text="x", usage=SECONDS), guessed(RAW, "ok", 0)),
+        ("reads", {}, in_json(text="x", usage=SECONDS), ok(READS, 0, 0, unpriced=True)),
+        ("says", {}, in_json(text="x", usage=SECONDS), ok(SAYS, 0, 0, unpriced=True)),
+        ("reads", {"prompt": HEARD}, in_json(text="x"), guessed(READS, "ok", 0, unpriced=True)),
+        ("raw", {}, relayed(b"text/plain", DICTATED.encode()), ok(RAW, 0, 0)),
+        ("raw", {}, in_json(text=DICTATED), ok(RAW, 0, 0)),
+        ("reads", {}, in_json(text=DICTATED), ok(READS, 0, 0, unpriced=True)),
+    ],
+    ids=[
+        "its server counts tokens",
+        "by what is said",
+        "by what is heard",
+        "its server counts seconds: what the request costs",
+        "with a text of the caller's: that is read too",
+        "seconds, where what is heard has a price by tokens",
+        "seconds, where what is said has one",
+        "nothing is counted",
+        "somebody dictates a usage",
+        "into JSON",
+        "where what is heard has a price",
+    ],
+)
+def test_a_recording_costs_its_request_and_what_its_server_counts(
+    world: World, model: str, fields: dict[str, str], reply: list[Any], expected: Attempt
+) -> None:
+    world.raw.scripts = [reply]
+    world.gateway.state.limiter.estimates = Estimates()
+    status, account = world.send("/audio/transcriptions", recording(model=model, **fields))
+    assert status == 200
+    check(account, [expected])
+    assert account.cost or account.unpriced
+    assert account.compared is None
+
+
+def test_a_recording_that_is_not_counted_took_what_others_did(world: World) -> None:
+    world.gateway.state.limiter.estimates = Estimates()
+    for usage, expected in ((TRANSCRIPT, ok(READS, 14, 45)), (SECONDS, guessed(READS, "ok", 0, unpriced=True))):
+        world.raw.scripts = [in_json(text="x", usage=usage)]
+        _, account = world.send("/audio/transcriptions", recording(model="reads"))
+        check(account, [expected])
+        assert account.tokens.prompt == 14
 
 
 # -- bugs of ours
