@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -12,9 +12,11 @@ from dotenv.parser import parse_stream
 
 from addons.files import Unreadable, as_text, read_small
 from rules.load import RulesError, load_rules
-from rules.reader import SECRETS, secrets_folder, secrets_named
+from rules.reader import SECRETS, places_of, secrets_folder, secrets_named, variables_named
 from rules.snapshot import Rules
 from rules.stores import SQLITE
+from rules.tracing import PREFIX as OTEL
+from rules.values import near
 from wire.profiles import PROFILES
 
 SHIPPED_RULES = Path(__file__).resolve().parent.parent / "rules.yaml"
@@ -32,7 +34,7 @@ class LogSettings:
     level: str
     form: str
     doubts: tuple[str, ...] = ()
-    """What of its variables nobody can have meant, for people."""
+    """What of its variables, and of the names in .env, nobody can have meant, for people."""
 
 
 def read_rules(
@@ -45,13 +47,15 @@ def read_rules(
     """
     path = find_rules(path)
     text = read_text(path)
-    merged = environment_for(text, path, environment)
+    beside = read_env_file(_env_file(path))
+    merged = _merged(text, beside, environment)
     try:
         rules = load_rules(text, merged, name=str(path), profiles=PROFILES, endpoints=endpoints)
     except RulesError as error:
         raise SettingsError(str(error)) from None
     rules = _with_ledger_beside(rules, path.resolve().parent)
-    return rules, _log_settings(merged)
+    log = _log_settings(merged)
+    return rules, replace(log, doubts=(*log.doubts, *_misspelt(beside, text, merged, environment)))
 
 
 def _log_settings(environment: Mapping[str, str]) -> LogSettings:
@@ -69,6 +73,25 @@ def _log_settings(environment: Mapping[str, str]) -> LogSettings:
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
+
+
+_OURS = ("DEBUG", "LOG_LEVEL", "LOG_FORMAT", "SECRETS_DIR")
+"""What is read without being named in the rules; so is all that begins with OTEL_."""
+_ALIKE = 0.85
+"""LOGLEVEL and LOG_LEVEL are, APP_KEY and API_KEYS are not: other programs share the file."""
+
+
+def _misspelt(
+    beside: Mapping[str, str], text: str, merged: Mapping[str, str], environment: Mapping[str, str]
+) -> Iterator[str]:
+    """What is said of names in a .env file that nobody reads, where one that is read and is not set is near."""
+    read = {place for name in variables_named(text) for place in places_of(name)}.union(_OURS)
+    unset = sorted(name for name in read if not merged.get(name))
+    for name in beside:
+        if name not in read and name not in environment and not name.startswith(OTEL):
+            meant = near(name, unset, _ALIKE)
+            if meant:
+                yield f".env: {name} is used nowhere{meant}"
 
 
 def _with_ledger_beside(rules: Rules, folder: Path) -> Rules:
@@ -103,7 +126,16 @@ def environment_for(text: str, path: Path, environment: Mapping[str, str]) -> di
 
     A mounted secret goes in under `secrets:` and its name. Only those that the text asks for are read.
     """
-    merged = {**read_env_file(path.resolve().parent / ".env"), **environment}
+    return _merged(text, read_env_file(_env_file(path)), environment)
+
+
+def _env_file(rules: Path) -> Path:
+    """The one that counts as environment for a rules file."""
+    return rules.resolve().parent / ".env"
+
+
+def _merged(text: str, beside: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    merged = {**beside, **environment}
     folder = Path(secrets_folder(merged))
     for name in secrets_named(text):
         secret = read_secret(folder / name)

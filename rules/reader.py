@@ -52,12 +52,15 @@ def filled_in(text: str, environment: Mapping[str, str]) -> str:
     return str(Reader(environment).build(yaml.ScalarNode("tag:yaml.org,2002:str", text, _NOWHERE, _NOWHERE), ()))
 
 
+def variables_named(text: str) -> frozenset[str]:
+    """The variables that a file may ask for, as it names them: those of secrets with SECRETS before them."""
+    names = (match[1].partition(":-")[0] for match in _VARIABLE.finditer(text))
+    return frozenset(name for name in names if _VARIABLE_NAME.fullmatch(name))
+
+
 def secrets_named(text: str) -> frozenset[str]:
     """The names of the secrets that a file may ask for."""
-    names = (match[1].partition(":-")[0] for match in _VARIABLE.finditer(text))
-    return frozenset(
-        name.removeprefix(SECRETS) for name in names if name.startswith(SECRETS) and _VARIABLE_NAME.fullmatch(name)
-    )
+    return frozenset(name.removeprefix(SECRETS) for name in variables_named(text) if name.startswith(SECRETS))
 
 
 def secrets_folder(environment: Mapping[str, str]) -> str:

@@ -142,10 +142,12 @@ _KINDS = (*sorted({*KINDS, *GROUPS}), "status_429", "status_503", "status_3xx", 
 """What is worth naming to a person who mistyped a kind of failure."""
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """A question in brackets after the one of `known` that a person may have meant, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+def near(word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """A question in brackets after the one of `known` that a person may have meant, in whatever case, or nothing.
+    `alike`: how much of the two words must be the same, from 0 to 1."""
+    spelled = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=alike)
+    return f" (did you mean '{spelled[close[0]]}'?)" if close else ""
 
 
 def _status(value: Any) -> Any:

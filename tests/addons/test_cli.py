@@ -169,10 +169,21 @@ def test_check_tells_what_is_hardly_meant_and_makes_nothing(case: str, tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ["rules.yaml"]
 
 
+def test_check_tells_of_a_name_in_the_env_file_that_was_mistyped(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "rules.yaml").write_text(f"limits: {{each_client: '${{RATE_LIMIT_REQUESTS:-}}/60'}}\n{SANDBOX}")
+    (tmp_path / ".env").write_text("RATE_LIMIT_REQUEST=100\nMY_OTHER_PROGRAM=x\n")
+    done = command("check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "A start would warn: .env: RATE_LIMIT_REQUEST is used nowhere (did you mean 'RATE_LIMIT_REQUESTS'?)."
+    ]
+
+
 def test_what_check_tells_of_a_start_the_start_tells_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LOGLEVEL=DEBUG\n")
     text = f"ledger: {{url: 'sqlite:///none/ledger.sqlite'}}\n{SANDBOX}"
     more = {"DEBUG": "maybe", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}
-    said = (COLLECTOR[:-1], "DEBUG is neither yes nor no", f"wait: the folder {tmp_path}/none does not exist; make it")
+    said = (COLLECTOR[:-1], "DEBUG is neither yes nor no", ".env: LOGLEVEL is used nowhere", f"wait: the folder {tmp_path}/none does not exist; make it")
     with GatewayProcess(text, tmp_path, environment=more) as gateway:
         assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 200
         end = time.monotonic() + 5

@@ -54,6 +54,62 @@ def test_the_log_is_set_by_its_names(environment: dict[str, str], log: LogSettin
     assert read_rules(write(tmp_path), environment)[1] == log
 
 
+USED = "limits: {each_client: '${RATE_LIMIT_REQUESTS:-}/${my_window:-60}', store: '${REDIS_URL:-}'}\n"
+USED += "clients: {app: {key: '${secrets:app-key:-}'}}\n"
+
+
+@pytest.mark.parametrize(("env", "environment", "meant"), [
+    ("RATE_LIMIT_REQUEST=5", {}, "'RATE_LIMIT_REQUESTS'"),
+    ("RATE_LIMIT_REQUEST=5\nRATE_LIMIT_REQUESTS=", {}, "'RATE_LIMIT_REQUESTS'"),
+    ("rate_limit_requests=5", {}, "'RATE_LIMIT_REQUESTS'"),
+    ("MY_WINDOWS=5", {}, "'my_window'"),
+    ("REDIS_URI=redis://here", {"OTHER": "x"}, "'REDIS_URL'"),
+    ("APP_KEYS=x", {}, "'APP_KEY'"),
+    ("LOG_LEVL=DEBUG", {}, "'LOG_LEVEL'"),
+    ("LOGFORMAT=json", {}, "'LOG_FORMAT'"),
+    ("SECRET_DIR=/mine", {}, "'SECRETS_DIR'"),
+])  # fmt: skip
+def test_a_name_of_the_env_file_that_is_near_to_one_that_is_used_is_told(
+    env: str, environment: dict[str, str], meant: str, tmp_path: Path
+) -> None:
+    (doubt,) = read_rules(write(tmp_path, USED + RULES, env), environment)[1].doubts
+    assert doubt == f".env: {env.partition('=')[0]} is used nowhere (did you mean {meant}?)"
+
+
+@pytest.mark.parametrize(("env", "environment"), [
+    ("RATE_LIMIT_REQUESTS=5\nPORT=80\nAPP_KEY=a-key-0123456\nREDIS_URL=redis://here\nmy_window=60", {}),
+    ("LOG_LEVEL=INFO\nLOG_FORMAT=json\nDEBUG=0\nSECRETS_DIR=/mine", {}),
+    ("OTEL_SERVICE_NAMES=x\nOTEL_EXPORTER_OTLP_LOGS_ENDPOINT=x", {}),
+    ("DATABASE_URL=x\nAPI_URL=x\nDB_PORT=1\nREDIS_HOST=x\nOPENAI_API_KEY=x\nRATE_LIMIT=5\nMONGO_URL=x", {}),
+    ("RATE_LIMIT_REQUEST=5\nRATE_LIMIT_REQUESTS=5", {}),  # the one that is meant is there: this is another program's
+    ("RATE_LIMIT_REQUEST=5", {"RATE_LIMIT_REQUESTS": "5"}),
+    ("RATE_LIMIT_REQUEST=5", {"RATE_LIMIT_REQUEST": "6"}),
+    ("", {"RATE_LIMIT_REQUEST": "5", "LOG_LEVL": "DEBUG"}),
+    ("RATE_LIMIT_REQUEST\n# REDIS_URI=x", {}),
+])  # fmt: skip
+def test_names_of_the_env_file_that_are_used_or_other_programs_are_not_told(
+    env: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert read_rules(write(tmp_path, USED + RULES, env), environment)[1].doubts == ()
+
+
+def test_several_doubts_are_told_one_by_one_in_the_order_of_the_env_file(tmp_path: Path) -> None:
+    file = write(tmp_path, USED + RULES, "DEBUG=maybe\nREDIS_URI=x\nPORTS=1")
+    _, log = read_rules(file, {})
+    assert [doubt.partition(" ")[0] for doubt in log.doubts] == ["DEBUG", ".env:", ".env:"]
+    assert log.doubts[1].startswith(".env: REDIS_URI ")
+
+
+def test_an_env_file_that_can_be_read_once_is_read_once(tmp_path: Path) -> None:
+    file = write(tmp_path, USED + RULES)
+    os.mkfifo(tmp_path / ".env")
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit((tmp_path / ".env").write_text, "PORT=7\nREDIS_URI=x\n")
+        rules, log = read_rules(file, {})
+        written.result()
+    assert (rules.file.proxy.port, len(log.doubts)) == (7, 1)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^there is no rules file at .*/none\.yaml$"):
         read_rules(tmp_path / "none.yaml", {})
