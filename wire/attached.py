@@ -35,6 +35,8 @@ _TEXT_TYPES = frozenset(
         "application/markdown",
     }
 )
+_SNIFFED = 4096
+"""Characters of base64."""
 _NO_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 """Types that say nothing: the bytes themselves tell whether they are text."""
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -102,7 +104,7 @@ def file_text(given: Any, where: str) -> str:
     spot = f"{where}.file.file_data"
     known = data_url(data)
     media_type, encoded = known if known is not None else ("", data)
-    is_text = media_type.startswith("text/") or media_type in _TEXT_TYPES or media_type.endswith(("+json", "+xml"))
+    is_text = _is_text_type(media_type)
     found = _repaired(encoded, spot)[1] if encoded and (is_text or media_type in _NO_TYPES) else b""
     text = _text(found) if found or is_text else None
     if text is None:
@@ -112,6 +114,37 @@ def file_text(given: Any, where: str) -> str:
         )
     label = name.replace('"', "'").replace("\n", " ")
     return f'<file name="{label}">\n{text}\n</file>'
+
+
+def file_chars(given: Any) -> int:
+    """About the characters of a part's `file` object that a model reads as text: none of a PDF, an image, a sound.
+
+    It is not decoded for that: of a type that says nothing the beginning is looked at.
+    """
+    match given:
+        case {"file_data": str(data)}:
+            pass
+        case _:
+            return 0
+    known = data_url(data)
+    media_type, encoded = known if known is not None else ("", data)
+    if not _is_text_type(media_type) and not (media_type in _NO_TYPES and _begins_as_text(encoded)):
+        return 0
+    name = given.get("filename")
+    return len(encoded) * 3 // 4 + (len(name) if isinstance(name, str) else 0)
+
+
+def _is_text_type(media_type: str) -> bool:
+    return media_type.startswith("text/") or media_type in _TEXT_TYPES or media_type.endswith(("+json", "+xml"))
+
+
+def _begins_as_text(encoded: str) -> bool:
+    try:
+        begins = _repaired(encoded[:_SNIFFED], "")[1]
+    except BadRequest:
+        return False  # it is refused where it is read
+    # The last character may be cut in two.
+    return any(_text(begins[: len(begins) - cut]) is not None for cut in range(4))
 
 
 def _text(found: bytes) -> str | None:

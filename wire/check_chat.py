@@ -20,7 +20,7 @@ from wire.check import (
 from wire.check_messages import OldWords, check_messages
 from wire.check_tools import check_response_format, check_tool_choice, check_tools
 from wire.legacy import modern
-from wire.openai import ChatRequest, Json
+from wire.openai import ChatRequest, Json, json_chars
 from wire.structured import expected
 
 
@@ -49,16 +49,18 @@ def _checked(body: Json, origin: Json | None) -> ChatRequest:
     if body.get("tool_choice") is not None:
         check_tool_choice(body)
     stream, include_usage = check_stream(body)
-    chars, images = check_messages(messages)
+    contents = check_messages(messages)
     form = body.get("response_format") or {}
     request = ChatRequest(
         body=body,
         model=model,
         stream=stream,
         include_usage=include_usage,
-        prompt_chars=chars,
+        prompt_chars=contents.prompt_chars,
+        beside_chars=contents.beside_chars + sum(map(json_chars, body.get("tools") or ())),
+        maybe_chars=contents.maybe_chars + _maybe_chars(body),
         has_tools=bool(body.get("tools")),
-        has_images=images,
+        has_images=contents.images,
         wants_json=form.get("type") in ("json_object", "json_schema"),
         origin=origin,
     )
@@ -66,6 +68,14 @@ def _checked(body: Json, origin: Json | None) -> ChatRequest:
     return request
 
 
+def _maybe_chars(body: Json) -> int:
+    """Characters beside the messages that not every server puts into the prompt."""
+    given = [(body.get("response_format") or {}).get("json_schema"), *[body[name] for name in _MAYBE & body.keys()]]
+    return sum([json_chars(value) for value in given if value is not None])
+
+
+_MAYBE = frozenset({"prediction", "documents", "chat_template", "chat_template_kwargs"})
+"""The last three are fields of vLLM's, and of servers like it."""
 _FIELDS: Mapping[str, Callable[[str, Any], None]] = {
     "stream": of_type(bool, "true or false"),
     "stream_options": of_type(dict, "an object"),

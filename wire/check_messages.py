@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from wire.attached import file_chars
 from wire.check import InvalidType, InvalidValue, MissingParameter, kind_of, listed
-from wire.openai import Json
+from wire.openai import Json, json_chars
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _MEDIA = ("file", "image_url", "input_audio")
@@ -13,13 +14,26 @@ _SEEING = frozenset({"user", "tool"})
 """Roles that may show an image. OpenAI's chat has none for tools; its /v1/responses has."""
 
 
+_READ = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call"})
+"""What is counted by itself, or is no text for a model."""
+
+
+class Contents(NamedTuple):
+    """What the messages hold. The counts are those of ModelRequest with the same names."""
+
+    prompt_chars: int
+    beside_chars: int
+    maybe_chars: int
+    images: bool
+
+
 class OldWords(Exception):
     """A message with a `function_call`, or the result of one: legacy.py knows them."""
 
 
-def check_messages(messages: list[Any]) -> tuple[int, bool]:
-    """Characters of text, and whether there is an image; raises BadRequest, or OldWords."""
-    chars = 0
+def check_messages(messages: list[Any]) -> Contents:
+    """Raises BadRequest, or OldWords."""
+    chars = beside = maybe = 0
     images = False
     called: set[str] = set()
     for number, message in enumerate(messages):
@@ -40,8 +54,9 @@ def check_messages(messages: list[Any]) -> tuple[int, bool]:
         if isinstance(content, str):
             chars += len(content)
         elif isinstance(content, list):
-            length, seen = _check_parts(content, where, role)
+            length, attached, seen = _check_parts(content, where, role)
             chars += length
+            beside += attached
             images = images or seen
         elif content is not None:
             raise InvalidType(
@@ -52,22 +67,44 @@ def check_messages(messages: list[Any]) -> tuple[int, bool]:
             raise OldWords
         calls = message.get("tool_calls")
         if calls is not None:
-            called |= _check_calls(calls, where, role)
+            beside += _check_calls(calls, where, role, called)
         if role == "tool":
             _check_tool_result(message, where, called)
         elif content is None and not (role == "assistant" and (calls or message.get("refusal"))):
             hint = " (only an assistant message with tool_calls may leave it out)" if role == "assistant" else ""
             raise MissingParameter(f"'{where}.content' is missing{hint}.", param=f"{where}.content")
-    return chars, images
+        if len(message) > 1 + ("content" in message) + (calls is not None or role == "tool"):  # few hold more
+            maybe += _other_chars(message)
+    return Contents(chars, beside, maybe, images)
 
 
-def _check_parts(parts: list[Any], where: str, role: str) -> tuple[int, bool]:
+def _other_chars(message: Json) -> int:
+    """Characters of what a message holds besides content and calls: reasoning, a name, a refusal."""
     chars = 0
+    for key in message.keys() - _READ:
+        value = message[key]
+        if isinstance(value, str):
+            chars += len(value)
+        elif isinstance(value, list | dict):
+            chars += json_chars(value)
+    match message:
+        case {"reasoning_content": str(one), "reasoning": str(other)}:  # one text under two names: one of them is read
+            return chars - min(len(one), len(other))
+        case _:
+            return chars
+
+
+def _check_parts(parts: list[Any], where: str, role: str) -> tuple[int, int, bool]:
+    """Characters of text, those of files of text, and whether there is an image."""
+    chars = attached = 0
     images = False
     for number, part in enumerate(parts):
+        if type(part) is dict and part.get("type") == "text" and isinstance(part.get("text"), str):
+            chars += len(part["text"])  # most are text, so without a detour
+            continue
         spot = f"{where}.content[{number}]"
         match part:
-            case {"type": "text", "text": str(text)} | {"type": "refusal", "refusal": str(text)}:
+            case {"type": "refusal", "refusal": str(text)}:
                 chars += len(text)
             case {"type": "text"}:
                 raise InvalidType(f"'{spot}.text' must be a string.", param=f"{spot}.text")
@@ -81,6 +118,7 @@ def _check_parts(parts: list[Any], where: str, role: str) -> tuple[int, bool]:
                 _check_audio(part.get("input_audio"), f"{spot}.input_audio")
             case {"type": "file"} if role == "user":
                 _check_file(part.get("file"), f"{spot}.file")
+                attached += file_chars(part["file"])
             case {"type": str(kind)}:
                 allowed = ("text", *_MEDIA) if role == "user" else ("text",)
                 raise InvalidValue(
@@ -89,7 +127,7 @@ def _check_parts(parts: list[Any], where: str, role: str) -> tuple[int, bool]:
                 )
             case _:
                 raise InvalidType(f"'{spot}' must be an object with a 'type'.", param=spot)
-    return chars, images
+    return chars, attached, images
 
 
 def _check_audio(given: Any, spot: str) -> None:
@@ -110,26 +148,42 @@ def _check_file(given: Any, spot: str) -> None:
             raise InvalidType(f"'{spot}' must be an object with 'file_data' (base64) or 'file_id'.", param=spot)
 
 
-def _check_calls(calls: Any, where: str, role: str) -> set[str]:
+def _check_calls(calls: Any, where: str, role: str, called: set[str]) -> int:
+    """Characters of what is called, and with what. Adds the ids to those that were `called`."""
     spot = f"{where}.tool_calls"
     if role != "assistant":
         raise InvalidValue(f"'{spot}' belongs to assistant messages only, not to '{role}'.", param=spot)
     if not isinstance(calls, list):
         raise InvalidType(f"'{spot}' must be an array, but it is {kind_of(calls)}.", param=spot)
-    ids: set[str] = set()
+    chars = 0
     for number, call in enumerate(calls):
-        match call:
-            case {"id": str(name), "function": {"name": str(), "arguments": str()}}:
-                ids.add(name)
-            case {"id": str(name), "type": "custom", "custom": {"name": str(), "input": str()}}:
-                ids.add(name)
-            case _:
-                raise InvalidType(
-                    f"'{spot}[{number}]' must have an 'id' and a 'function' with 'name' and 'arguments' "
-                    "(a JSON string).",
-                    param=f"{spot}[{number}]",
-                )
-    return ids
+        length = _call_chars(call)
+        if length is None:
+            raise InvalidType(
+                f"'{spot}[{number}]' must have an 'id' and a 'function' with 'name' and 'arguments' (a JSON string).",
+                param=f"{spot}[{number}]",
+            )
+        chars += length
+        called.add(call["id"])
+    return chars
+
+
+def _call_chars(call: Any) -> int | None:
+    """Of a function or a custom tool; None for what is no call. A history has hundreds of them, and a pattern takes
+    five times as long.
+    """
+    if not isinstance(call, dict) or not isinstance(call.get("id"), str):
+        return None
+    for kind, key in _CALLED:
+        said = call.get(kind)
+        if isinstance(said, dict) and isinstance(name := said.get("name"), str):
+            given = said.get(key)
+            if isinstance(given, str) and (kind == "function" or call.get("type") == kind):
+                return len(name) + len(given)
+    return None
+
+
+_CALLED = (("function", "arguments"), ("custom", "input"))
 
 
 def _check_tool_result(message: Json, where: str, called: set[str]) -> None:

@@ -144,6 +144,7 @@ def split_completion(request: CompletionRequest) -> tuple[Part, ...]:
             body = common | {"prompt": prompt}
             if seed is not None:
                 body["seed"] = another_seed(seed, sample)
-            part = replace(request, body=body, prompts=(prompt,), prompt_chars=chars_of([prompt]))
+            chars = chars_of([prompt]) + len(body.get("suffix") or "")
+            part = replace(request, body=body, prompts=(prompt,), prompt_chars=chars)
             parts.append(Part(part, choice=len(parts), prompt=number))
     return tuple(parts)

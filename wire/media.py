@@ -133,7 +133,8 @@ def check_speech(body: Json) -> SpeechRequest | SpeechEventsRequest:
     if form not in (None, "audio", "sse"):
         raise InvalidValue("'stream_format' must be 'audio' or 'sse'.", param="stream_format")
     kind = SpeechEventsRequest if form == "sse" else SpeechRequest
-    return kind(body=body, model=model, stream=True, prompt_chars=len(text))
+    how = _characters(body.get("instructions"))
+    return kind(body=body, model=model, stream=True, prompt_chars=len(text), maybe_chars=how)
 
 
 def check_images(body: Json) -> ImageRequest:

@@ -52,7 +52,11 @@ class ModelRequest:
     stream: bool = False
     include_usage: bool = False
     prompt_chars: int = 0
-    """Characters of text in all that is sent to the model."""
+    """Characters of text in its messages, prompt or inputs: what rules go by."""
+    beside_chars: int = 0
+    """Those of the other text that any server puts before its model: tools, calls of earlier turns, files of text."""
+    maybe_chars: int = 0
+    """Those of text that some servers put there and others do not: reasoning of earlier turns, a schema, documents."""
     has_tools: bool = False
     has_images: bool = False
     wants_json: bool = False
@@ -68,6 +72,18 @@ class ModelRequest:
     def choices(self) -> int:
         """How many answers are asked for."""
         return self.body.get("n") or 1
+
+    @property
+    def certain_chars(self) -> int:
+        """Characters of text that its model reads in any case."""
+        return self.prompt_chars + self.beside_chars
+
+    @property
+    def sent_chars(self) -> int:
+        """Characters of all text that its model may read: what estimates of its tokens go by. No image, sound or PDF
+        has any.
+        """
+        return self.prompt_chars + self.beside_chars + self.maybe_chars
 
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -154,6 +170,18 @@ def can_be_written(value: Any) -> bool:
     except orjson.JSONEncodeError:
         return False
     return True
+
+
+def json_chars(value: Any) -> int:
+    """Characters of a value's JSON, in which a model is shown it; 0 for what cannot be written, so is sent to nobody.
+
+    To write it takes a tenth of the time of a walk through it, and the body's own length says nothing: one half of the
+    world's programs write six characters for each of another alphabet, and bodies are full of pictures.
+    """
+    try:
+        return len(orjson.dumps(value).decode())
+    except orjson.JSONEncodeError:
+        return 0
 
 
 def arguments_text(arguments: Any) -> str | None:
