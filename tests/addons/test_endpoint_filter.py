@@ -116,11 +116,11 @@ def test_every_endpoint_can_be_listed(tmp_path: Path, path: str) -> None:
         ),
         ("[/models, /embedings]", "proxy.endpoints[1]", "there is no such endpoint (did you mean '/embeddings'?)"),
         ("[/v1/models/gpt-4o]", "proxy.endpoints[0]", "there is no such endpoint (did you mean '/v1/models'?)"),
-        ("[models]", "proxy.endpoints[0]", "a path begins with a slash, such as /v1/chat/completions"),
+        ("[models]", "proxy.endpoints[0]", "'models': a path begins with a slash, such as /v1/chat/completions"),
         (
             "[/]",
             "proxy.endpoints[0]",
-            "this would be every path; write /v1 for all that OpenAI has too, or leave `endpoints` out",
+            "'/': this would be every path; write /v1 for all that OpenAI has too, or leave `endpoints` out",
         ),
         ("[]", "proxy.endpoints", "needs at least one entry"),
     ],
