@@ -181,6 +181,8 @@ class CallerStream(IntakeStream):
         Left like that, a call and its megabytes stay until the garbage collector comes by, which under load is late.
         """
         if self.exchange is not None:
+            if not self.exchange.ended:
+                self._end_untold(self.exchange)
             self.state.let_go(self.exchange)  # whatever way led here, no place is held any more
             self.state.limiter.forget(self.exchange)
         self._fan = None
@@ -188,6 +190,10 @@ class CallerStream(IntakeStream):
             self.flow.response.data.content = b""  # sent: whoever keeps the flow need not keep megabytes
         self.context.layers.clear()
         self.client_state = self.server_state = _over
+
+    def _end_untold(self, exchange: Exchange) -> None:
+        """A call is over of whose end no hook was told: it is accounted all the same."""
+        self.state.account_for(self.flow)
 
     def state_done(self, _event: events.Event) -> CommandGenerator[None]:
         """The upstream's end of message may come after the answer's: nothing waits for it."""

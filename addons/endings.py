@@ -84,7 +84,9 @@ class EndingStream(SendingStream):
         yield from self._let_go()
         if self.exchange is not None:
             self.state.let_go(self.exchange)
-        over = self.server_state == self.state_done or self.client_state == self.state_errored
+            over = self.exchange.ended  # what its states say may be ahead of what has been told
+        else:
+            over = self.server_state == self.state_done or self.client_state == self.state_errored
         self.client_state = self.server_state = self.state_errored
         self._ends = self._comment_at = self._show_at = math.inf
         if not over:

@@ -17,12 +17,14 @@ from mitmproxy.connection import Client
 from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.exchange import Exchange
 from addons.handler import cut, handler_of, is_behind, look_after, tell, when_taken
 from addons.layer import GatewayLayer, Nudge
 from addons.plan import decide_next
+from addons.records import CallerTls
 from addons.state import State
 from addons.verdict import in_callers_words, last_words
 from rules.health import Candidate, Failure, after, goes_on
@@ -47,17 +49,19 @@ class Failover:
         if data.layer is None:
             core: NextLayer = ctx.master.addons.get("nextlayer")
             core.next_layer(data)
-        parent, found = None, data.layer
+        above: layer.Layer | None = None
+        parent: layer.Layer | None = None
+        found = data.layer
         while found is not None and not isinstance(found, HttpLayer):
-            parent, found = found, getattr(found, "child_layer", None)
+            above, parent, found = parent, found, getattr(found, "child_layer", None)
         if not isinstance(found, HttpLayer) or isinstance(found, GatewayLayer):
             return
         found.context.layers.remove(found)
-        ours = GatewayLayer(found.context, found.mode, self.state)
-        if parent is None:
-            data.layer = ours
-        else:
-            parent.child_layer = ours  # type: ignore[attr-defined]  # every layer that we walked through has one
+        if isinstance(parent, ClientTLSLayer):
+            found.context.layers.remove(parent)
+            parent = CallerTls(found.context)
+            _put(data, above, parent)
+        _put(data, parent, GatewayLayer(found.context, found.mode, self.state))
 
     def client_connected(self, client: Client) -> Awaitable[object] | None:
         handler = handler_of(client)
@@ -113,6 +117,14 @@ class Failover:
         if one.target.name == too_small.name or (most is not None and held is not None and most <= held):
             return replace(one, out=True)
         return one
+
+
+def _put(data: layer.NextLayer, above: layer.Layer | None, ours: layer.Layer) -> None:
+    """Puts a layer of ours below another one; None: below the one that asks."""
+    if above is None:
+        data.layer = ours
+    else:
+        above.child_layer = ours  # type: ignore[attr-defined]  # every layer that was walked through has one
 
 
 def _why_not_continued(exchange: Exchange) -> str | None:

@@ -24,11 +24,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from loguru import logger
 from mitmproxy.connection import Connection, Server
 from mitmproxy.proxy import commands, events, tunnel
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator
-from mitmproxy.proxy.layers import tls
 from mitmproxy.proxy.layers.http import (
     GetHttpConnection,
     GetHttpConnectionCompleted,
@@ -36,10 +36,12 @@ from mitmproxy.proxy.layers.http import (
     HTTPMode,
     RegisterHttpConnection,
 )
+from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
 
 from addons.clock import ClockedStream, LastCall
 from addons.http1 import CallerHttp1, UpstreamConnection
 from addons.parts import FanOut, PartStream
+from addons.records import UpstreamTls
 from addons.sending import PieceTaken
 from addons.state import State, new_request_id
 from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, Tick
@@ -124,17 +126,16 @@ class GatewayLayer(HttpLayer):
                         yield from self.event_to_child(stream, LastCall(stream.stream_id))
                         if stream.connecting is not None:
                             yield from self.give_up_opening(stream.connecting)
+            case events.ConnectionClosed() if event.connection is self.context.client:
+                yield from self._caller_left(event)
             case events.ConnectionEvent() if event.connection not in self.connections:
                 pass  # the last words of a connection that we have let go
             case events.CommandCompleted() if event.command not in self.command_sources:
                 pass  # asked for by a connection that we have let go
             case _:
                 yield from super()._handle_event(event)
-                if isinstance(event, events.ConnectionClosed):
-                    if event.connection in self._upstreams:
-                        self._forget(event.connection)
-                    elif event.connection is self.context.client:
-                        yield from self._give_up_doomed()
+                if isinstance(event, events.ConnectionClosed) and event.connection in self._upstreams:
+                    self._forget(event.connection)
 
     # -- streams and the clock
 
@@ -186,6 +187,20 @@ class GatewayLayer(HttpLayer):
             if isinstance(stream, GatewayStream) and stream.connecting is not None and stream.is_doomed:
                 yield from self.give_up_opening(stream.connecting)
 
+    def _caller_left(self, event: events.ConnectionClosed) -> CommandGenerator[None]:
+        """Whatever fails between them and their caller, no call outlives its connection."""
+        try:
+            yield from super()._handle_event(event)
+        except Exception:
+            logger.opt(exception=True).error("the end of a connection was not understood: its calls are ended")
+            yield commands.CloseConnection(self.context.client)
+        for number, stream in [*self.streams.items()]:
+            # Parts hear of it from the call that they are parts of.
+            if number > 0 and isinstance(stream, GatewayStream) and not stream.is_doomed:
+                left = RequestProtocolError(number, "the client disconnected", ErrorCode.CLIENT_DISCONNECTED)
+                yield from self.event_to_child(stream, left)
+        yield from self._give_up_doomed()
+
     def _set_alarm(self) -> CommandGenerator[None]:
         now = self.state.clock()
         # What the alarm is for, not when it comes: an alarm that is due must not be replaced by the next event's.
@@ -210,7 +225,7 @@ class GatewayLayer(HttpLayer):
         if event.tls:
             context.server.sni = event.address[0]
             context.server.alpn_offers = [b"http/1.1"]
-            stack /= tls.ServerTLSLayer(context)
+            stack /= UpstreamTls(context)
         opener = UpstreamConnection(context)
         stack /= opener
         self._upstreams[context.server] = _Upstream(spec, opener)

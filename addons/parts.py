@@ -237,6 +237,9 @@ class PartStream(GatewayStream):
         self._called_off = True
         yield from self._drop()
 
+    def _end_untold(self, exchange: Exchange) -> None:
+        exchange.ended = True  # accounted with the whole call
+
     # -- what it would say to the caller
 
     def _new_answer(self, exchange: Exchange, call: UpstreamCall) -> StreamedPart | WholePart:

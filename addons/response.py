@@ -19,6 +19,7 @@ from wire.plain_words import logged
 class Response:
     def __init__(self, state: State) -> None:
         self.state = state
+        state.account_for = self.account_for
 
     def response(self, flow: HTTPFlow) -> None:
         if flow.request.method == "HEAD" and flow.response is not None:
@@ -36,6 +37,13 @@ class Response:
         message = flow.error.msg if flow.error is not None else "the call was broken off"
         exchange.fault = exchange.fault or ClientGone(message)
         self._conclude(flow, exchange, exchange.fault.status)
+
+    def account_for(self, flow: HTTPFlow) -> None:
+        """As error(), for a call that came to its end past all hooks. Never raises."""
+        try:
+            self.error(flow)
+        except Exception:
+            logger.opt(exception=True).error("a call that broke off could not be concluded")
 
     def _conclude(self, flow: HTTPFlow, exchange: Exchange, status: int) -> None:
         exchange.ended = True

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from mitmproxy.connection import Client as ClientConnection
 from mitmproxy.connection import Connection
 from mitmproxy.connection import Server as ServerConnection
+from mitmproxy.http import HTTPFlow
 from mitmproxy.proxy.events import Event
 
 from addons.account import Account
@@ -94,6 +95,8 @@ class State:
     """Tells the inventory that a provider's server did not answer."""
     watchers: list[Callable[[Account], None]] = field(default_factory=list)
     """Are told of each call to a model that is over: the ledger, the metrics, the traces."""
+    account_for: Callable[[HTTPFlow], None] = lambda flow: None
+    """Accounts a call that is over, whatever became of it, unless that was done."""
     ledger: Ledger | None = None
     """Where calls are kept, if anywhere."""
     nudge: Callable[[ClientConnection], None] = lambda client: None

@@ -101,9 +101,12 @@ class GatewayStream(EndingStream):
         yield from self._let_go()
         if self.exchange is not None:
             self.state.let_go(self.exchange)
+        fault = Fault("The gateway had an internal error; its log has the details.")
         if self._headers_sent or (self.flow.response is None and self.server_state != self.state_done):
-            yield from self.answer_with(Fault("The gateway had an internal error; its log has the details."))
+            yield from self.answer_with(fault)
             return
+        if self.exchange is not None:
+            self.exchange.fault = self.exchange.fault or fault
         yield SendHttp(ResponseProtocolError(self.stream_id, "killed", ErrorCode.KILL), self.context.client)
         yield from self._drop()
 
