@@ -22,11 +22,12 @@ from addons.counters_memory import Counts, MemoryStore
 from addons.exchange import Exchange
 from addons.refusals import SOON, fault_of
 from addons.reminder import Reminder
+from addons.route import asks_one_by_one
 from addons.stores import open_store
 from rules.decide import without
 from rules.estimates import Estimates
 from rules.limits import Allowance, Estimate, limit_headers, refusal, used_of
-from rules.prices import Tokens, cost
+from rules.prices import NONE_COUNTED, Tokens, cost
 from rules.quota import Charge, Standing
 from rules.snapshot import Rules
 from rules.targets import Target
@@ -171,18 +172,23 @@ class Limiter:
 
     def _estimate(self, exchange: Exchange, request: ModelRequest, target: Target) -> Estimate:
         size = size_of(request)
-        expected = self.estimates.expect(target.name, request.prompt_chars, at_most=size.at_most)
+        expected = self.estimates.expect(
+            target.name, request.sent_chars, sure=request.certain_chars, at_most=size.at_most
+        )
         prompt, answer = expected.prompt * size.sent, expected.answer * size.answers
+        assert exchange.decision is not None
+        # Where all is asked for at once, the prompt is sent once, and paid for once.
+        apart = size.answers > 1 and asks_one_by_one(request, exchange.decision)
+        certain = expected.certain * (size.sent if apart else 1)
         now = self._wall()
         price = exchange.rules.book.at(target.name, now)
         if price is None or price.at(now).free:
-            return Estimate(prompt + answer, expected.certain, 0, 0)
+            return Estimate(prompt + answer, certain, 0, 0)
+        more = (size.answers - 1) * cost(price, NONE_COUNTED, now) if apart else 0  # what each request costs
         # However little it is, no used-up budget lets it pass.
-        usd = max(1, cost(price, Tokens(prompt=prompt, completion=answer), now))
-        certain = min(
-            cost(price, Tokens(prompt=expected.certain, cached=cached), now) for cached in (0, expected.certain)
-        )
-        return Estimate(prompt + answer, expected.certain, usd, certain)
+        usd = max(1, more + cost(price, Tokens(prompt=prompt, completion=answer), now))
+        least = min(cost(price, Tokens(prompt=certain, cached=cached), now) for cached in (0, certain))
+        return Estimate(prompt + answer, certain, usd, more + least)
 
     # -- on the way out
 
@@ -230,7 +236,9 @@ class Limiter:
         last = account.tried[-1]
         if last.outcome == "ok" and not last.estimated and not last.continues:
             size = size_of(request)
-            self.estimates.learn(last.target, request.prompt_chars, last.tokens, answers=size.answers)
+            sent = exchange.attempts[-1].chars_sent or request.sent_chars
+            sure = sent - request.maybe_chars
+            self.estimates.learn(last.target, sent, last.tokens, sure=sure, answers=size.answers)
 
     # -- where limits stand
 

@@ -142,7 +142,7 @@ def _prepare(exchange: Exchange, place: int, node: Node, state: State, *, probes
             now,
             node=node,
             probes=probes,
-            chars_sent=exchange.request.prompt_chars + _chars_added(exchange),
+            chars_sent=exchange.request.sent_chars + _chars_added(exchange),
             relays=exchange.upstream.relays,
             entered=node.server.enter(now),
         )

@@ -99,9 +99,12 @@ def no_route(
 def parts_of(surface: Surface, request: ModelRequest, decision: Decision) -> tuple[Part, ...]:
     """What a request is asked in, where one of the targets cannot be told all of it at once; else nothing."""
     parts = surface.split(request)
-    if len(parts) > 1 and any(_one_by_one(request, target) for pool in decision.pools for target in pool.targets):
-        return parts
-    return ()
+    return parts if len(parts) > 1 and asks_one_by_one(request, decision) else ()
+
+
+def asks_one_by_one(request: ModelRequest, decision: Decision) -> bool:
+    """Whether one of the targets cannot be told at once all that is asked for: then all of them are asked in parts."""
+    return any(_one_by_one(request, target) for pool in decision.pools for target in pool.targets)
 
 
 def _one_by_one(request: ModelRequest, target: Target) -> bool:

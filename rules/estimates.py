@@ -9,9 +9,11 @@ One answer that is a thousand times as long as all others, or a server that coun
 take the whole of its limit, and so they would come in one after the other. So what is learned at a time is a leap
 of a few times what was expected; a model that really changes is followed all the same, within a few calls.
 
-A prompt's tokens are its text's, in proportion to its characters, and what the characters do not tell (the server's
-template, images, tools). The proportion is learned from prompts that are long enough for the rest not to matter; the
-rest is learned as what is left over.
+A prompt's tokens are its text's, in proportion to all characters that are sent (tools and earlier calls too), and what
+the characters do not tell (the server's template, images). The proportion is learned from prompts that are long enough
+for the rest not to matter; the rest is learned as what is left over. Both are of a target, whoever calls it: so nothing
+is learned from a prompt of which the server may have read a part only, or text that it leaves out (an unknown field of
+a tool) would make everybody's prompts look small.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ _REST = 250
 """Tokens beyond those of its text that any prompt may have."""
 _MOST = 4.0
 """Tokens in a character, at the most: what is more than that is not the text's."""
+_LEAST = 1 / 32
+"""And at the least: what is less was not read as text, or not read at all."""
+_DOUBT = 1 / 8
+"""The part of a prompt that its server need not have read, if it is to teach anything."""
 _SURE = 1 / 8
 """Tokens in a character, at the least, of usual text: what is believed of a model that nothing is known of, where a
 call would be turned away because of it."""
@@ -105,30 +111,37 @@ class Estimates:
         known: _Known | None = self._known.get(target)
         return round(max(0.0, _text(known, chars) + ((known.rest.mean or 0.0) if known is not None else 0.0)))
 
-    def expect(self, target: str, chars: int, *, at_most: int | None = None) -> Expected:
-        """`target`: provider/model; `chars`: of the prompt; `at_most`: tokens that the caller allows an answer."""
+    def expect(self, target: str, chars: int, *, sure: int | None = None, at_most: int | None = None) -> Expected:
+        """`target`: provider/model; `chars`: of all text that is sent; `sure`: of those that it reads in any case, if
+        that is not all; `at_most`: tokens that the caller allows an answer.
+        """
         known: _Known | None = self._known.get(target)
         text = _text(known, chars)
         if known is None:
             prompt, answer = text, float(EXPECTED_ANSWER)
         else:
             prompt, answer = text + known.rest.bound(0.0), known.answer.bound(EXPECTED_ANSWER)
-        certain = chars * (_SURE if known is None else known.least())
-        prompt = max(prompt, certain)
+        sure = chars if sure is None else sure
+        certain = sure * (_SURE if known is None else known.least())
+        prompt = max(prompt, certain, sure * _SURE)
         if at_most is not None:
             answer = min(answer, at_most)
         return Expected(round(prompt), round(certain), round(max(0.0, answer)))
 
-    def learn(self, target: str, chars: int, tokens: Tokens, *, answers: int = 1) -> None:
-        """From what a target reported of one call; `answers`: how many it gave, 0 where it gives no texts."""
+    def learn(self, target: str, chars: int, tokens: Tokens, *, sure: int | None = None, answers: int = 1) -> None:
+        """From what a target reported of one call; `chars` and `sure` as in expect(); `answers`: how many it gave, 0
+        where it gives no texts.
+        """
         if tokens.prompt == 0:
             return  # it does not count, or another one's words were repeated
         known: _Known | None = self._known.get(target)
         if known is None:
             known = self._known[target] = _Known(Smoothed(), Smoothed(), Smoothed())
-        if chars >= LONG:
-            known.ratio.learn(min(tokens.prompt / chars, _MOST), _MOST)
-        known.rest.learn(tokens.prompt - _text(known, chars), _REST)
+        in_doubt = 0 if sure is None else chars - sure
+        if in_doubt <= chars * _DOUBT and tokens.prompt >= chars * _LEAST:
+            if chars >= LONG:
+                known.ratio.learn(min(tokens.prompt / chars, _MOST), _MOST)
+            known.rest.learn(tokens.prompt - _text(known, chars), _REST)
         if answers:
             known.answer.learn(tokens.completion / answers, EXPECTED_ANSWER)
 

@@ -13,6 +13,7 @@ from rules.load import load_rules
 from rules.snapshot import Rules
 from wire.errors import Fault
 from wire.openai import ChatRequest, usage_object
+from wire.profiles import PROFILES
 
 NOW = 1_000_000.0
 """Unix time when the clock is 0."""
@@ -36,8 +37,11 @@ def rules_of(limits: str, clients: str = "{}") -> Rules:
 providers:
   ollama: {{dialect: ollama, urls: [http://127.0.0.1:9]}}
   far: {{dialect: openai, urls: [http://127.0.0.1:9], key: sk-far}}
+  deep: {{dialect: openai, profile: deepseek, urls: [http://127.0.0.1:9], key: sk-deep}}
 rules:
   - {{name: paid, when: {{model: paid}}, use: [far/paid]}}
+  - {{name: paid_apart, when: {{model: paid_apart}}, use: [deep/paid]}}
+  - {{name: charged_apart, when: {{model: charged_apart}}, use: [deep/charged]}}
   - {{name: cached, when: {{model: cached}}, use: [far/cached]}}
   - {{name: both, when: {{model: both}}, use: [ollama/m, far/paid, far/unpriced]}}
   - {{name: turned, when: {{model: turned}}, use: [far/paid, ollama/m]}}
@@ -46,6 +50,8 @@ rules:
   - {{name: all, use: ["ollama/{{model}}"]}}
 prices:
   - {{model: far/paid, from: 1970-01-01, input: 1, output: 10}}
+  - {{model: deep/paid, from: 1970-01-01, input: 1, output: 10}}
+  - {{model: deep/charged, from: 1970-01-01, request: 0.1}}
   - {{model: far/cheap, from: 1970-01-01, input: 0.1, output: 1}}
   - {{model: far/cached, from: 1970-01-01, input: 1, cached_input: 0.1, output: 10}}
   - {{model: ollama/hourly, from: 1970-01-01, hour: 2}}
@@ -53,7 +59,7 @@ clients: {clients}
 limits: {limits}
 """,
         {},
-        profiles=(),
+        profiles=PROFILES,
     )
 
 
@@ -66,7 +72,9 @@ class Desk:
         self.limiter = Limiter(self.rules, self.clock, self.clock.wall, lambda: 0.5)
         self.calls = 0
 
-    def call(self, *, client: str = "a", model: str = "m", chars: int = 400, **body: Any) -> Exchange:
+    def call(
+        self, *, client: str = "a", model: str = "m", chars: int = 400, beside: int = 0, maybe: int = 0, **body: Any
+    ) -> Exchange:
         """One that has been decided about, and not yet been admitted."""
         self.calls += 1
         return Exchange(
@@ -76,7 +84,9 @@ class Desk:
             created=0,
             client=self.rules.keys.named(client),
             to_model=True,
-            request=ChatRequest(body={"model": model, **body}, model=model, prompt_chars=chars),
+            request=ChatRequest(
+                body={"model": model, **body}, model=model, prompt_chars=chars, beside_chars=beside, maybe_chars=maybe
+            ),
             decision=decide(self.rules, Facts(model=model, servers=SERVERS)),
         )
 

@@ -89,6 +89,69 @@ def test_the_callers_own_words_bound_an_estimate(body: dict[str, int], tokens: i
     assert desk.used() == [tokens]
 
 
+def test_tools_and_whatever_else_is_sent_count_as_the_prompt_does() -> None:
+    desk = Desk("{each_client: 10000 tokens/minute}")
+    desk.admit(chars=40, beside=4000, max_tokens=10)
+    assert desk.used() == [1010 + 10]
+    desk.admit(chars=40, maybe=4000, max_tokens=10)
+    assert desk.used() == [2 * (1010 + 10)]
+    fault = desk.refused(chars=40, beside=300_000)
+    assert isinstance(fault, NeverFits)
+    assert "Request too large" in fault.message
+
+
+def test_what_only_some_servers_read_keeps_no_call_out_for_ever() -> None:
+    desk = Desk("{each_client: 10000 tokens/minute}")
+    desk.admit(chars=40, maybe=300_000)
+    assert desk.used() == [10_000], "all that there is"
+
+
+def test_money_is_estimated_for_all_that_is_sent() -> None:
+    desk = Desk("{each_client: [1 USD/day]}")
+    desk.admit(model="paid", chars=100, beside=200, maybe=100)
+    assert desk.used() == [(100 * 1 + 500 * 10) * NANOS // 10**6]
+    assert isinstance(desk.refused(model="paid", chars=0, beside=9_000_000), NeverFits)
+
+
+def test_what_a_text_is_worth_is_learned_from_all_that_was_sent() -> None:
+    desk = Desk("{}")
+    for _ in range(40):
+        desk.served(desk.admit(chars=40, beside=3960), 2000, 10)
+    assert desk.limiter.estimates.prompt("ollama/m", 8000) == 4000
+
+
+def test_what_was_asked_again_with_more_words_is_learned_with_those() -> None:
+    desk = Desk("{}")
+    for _ in range(40):
+        desk.served(desk.admit(chars=1000), 1000, 10, chars_sent=4000)
+    assert desk.limiter.estimates.prompt("ollama/m", 4000) == 1000
+
+
+@pytest.mark.parametrize("limit", ["2000 tokens/hour", "0.002 USD/day"])
+def test_a_prompt_that_is_sent_for_each_answer_is_certain_as_often(limit: str) -> None:
+    desk = Desk(f"{{each_client: {limit}}}")
+    model = "paid_apart" if "USD" in limit else "m"
+    fault = desk.refused(model=model, chars=12_000, n=64, max_tokens=1)
+    assert isinstance(fault, NeverFits), fault
+    assert desk.used() == [0]
+    assert desk.told(model=model, chars=12_000, n=1, max_tokens=1) is None
+
+
+@pytest.mark.parametrize("limit", ["2000 tokens/hour", "0.002 USD/day"])
+def test_a_server_that_gives_many_answers_is_sent_the_prompt_once(limit: str) -> None:
+    desk = Desk(f"{{each_client: {limit}}}")
+    assert desk.told(model="paid", chars=12_000, n=64, max_tokens=1) is None
+
+
+def test_a_price_per_request_is_paid_for_each_answer_that_is_asked_for_apart() -> None:
+    desk = Desk("{each_client: 1 USD/day}")
+    desk.admit(model="charged_apart", chars=0, n=3, max_tokens=0)
+    assert desk.used() == [3 * NANOS // 10]
+    fault = desk.refused(model="charged_apart", chars=0, n=11, max_tokens=0)
+    assert isinstance(fault, NeverFits)
+    assert "at least 1.10 USD" in fault.message
+
+
 def test_each_kind_of_request_says_how_much_may_be_answered() -> None:
     completion = check_completion({"model": "m", "prompt": ["a", "b"], "n": 2, "best_of": 3, "max_tokens": 9})
     assert size_of(completion) == Size(sent=3, answers=6, at_most=9)

@@ -82,6 +82,40 @@ def test_a_prompt_may_take_less_than_its_characters_say() -> None:
     assert estimates.prompt(A, 0) == 0, "and never less than nothing"
 
 
+def test_what_not_every_server_reads_is_expected_and_not_certain() -> None:
+    assert Estimates().expect(A, 4000, sure=400) == Expected(prompt=1000, certain=50, answer=500)
+    known = learned(*[(1000, 250, 10)] * 40)
+    assert known.expect(A, 4000, sure=400) == Expected(prompt=1000, certain=100, answer=10)
+
+
+@pytest.mark.parametrize(
+    ("sure", "prompt"),
+    [(1000, 1000), (880, 1000), (800, 500), (0, 500)],
+)
+def test_where_it_is_not_known_what_was_read_a_prompt_teaches_nothing_and_its_answer_does(
+    sure: int, prompt: int
+) -> None:
+    estimates = Estimates()
+    for _ in range(40):
+        estimates.learn(A, 1000, Tokens(500, 0, 10), sure=sure)
+    assert estimates.prompt(A, 2000) == prompt
+    assert estimates.expect(A, 2000).answer == 10
+
+
+@pytest.mark.parametrize("before", [0, 40])
+def test_nobody_makes_the_prompts_of_others_small_with_text_that_no_server_reads(before: int) -> None:
+    """A megabyte in a tool's unknown field, of which a server counts nothing."""
+    estimates = learned(*[(1000, 250, 10)] * before, *[(10**6, 20, 10)] * 100)
+    assert estimates.prompt(A, 4000) == 1000
+    assert estimates.expect(A, 4000) == Expected(1000, 1000 if before else 500, 10)
+
+
+def test_whatever_was_learned_a_prompt_is_expected_to_have_a_token_in_eight_characters() -> None:
+    for chars, tokens in ((1000, 70), (300, 20)):
+        estimates = learned(*[(chars, tokens, 10)] * 40)
+        assert estimates.expect(A, 8000).prompt >= 1000
+
+
 def test_of_several_answers_each_is_a_share() -> None:
     assert learned(*[(10, 20, 300)] * 40, answers=3).expect(A, 10).answer == 100
 
