@@ -1,8 +1,9 @@
 """What one call came to, once it is over: a value that the ledger, the metrics, the limits and the traces are told.
 
 Everything is counted from the attempts, and nowhere else: what a target itself reported, or, where it was at work and
-was cut off before it could, an estimate that is marked as one. So a call that was repeated, split or continued costs
-what its attempts cost, and each total is the sum of its parts.
+was cut off before it could, an estimate that is marked as one. A target that has a whole request is taken to be at work
+on it until it refuses or the connection breaks: a prompt is billed whether or not anybody waits for the answer. So a
+call that was repeated, split or continued costs what its attempts cost, and each total is the sum of its parts.
 
 The trap: some servers report while they answer, and what they said first is no sum; what came after it is added.
 """
@@ -32,7 +33,8 @@ class Tried(NamedTuple):
     """`ok`, `left` where nobody waited for it any more, or the kind of its fault (wire/errors.py)."""
     tokens: Tokens
     estimated: bool
-    """The tokens are an estimate: it was at work, and cut off before it said how much it did."""
+    """The tokens are an estimate: it was at work, and cut off before it said how much it did; or that it worked at
+    all is one: it had the whole request, and nobody waited for its first word."""
     cost: int | None
     """NANOS; None: the model has no price, or one by tokens that nobody has counted."""
     first_token: float | None
@@ -168,9 +170,9 @@ def _tried(
 ) -> Tried:
     target = attempt.target
     started = attempt.started + offset
-    tokens, estimated = _tokens_of(attempt, operation, prompt_tokens) if attempt.accepted else (NONE_COUNTED, False)
+    tokens, estimated = _tokens_of(attempt, operation, prompt_tokens) if attempt.worked else (NONE_COUNTED, False)
     worth: int | None = 0
-    if attempt.accepted:
+    if attempt.worked:
         tariff = book.at(target.name, started)
         if tariff is None:
             worth = 0 if target.dialect in UNPAID else None
@@ -208,7 +210,7 @@ def _tokens_of(attempt: Attempt, operation: str, prompt_tokens: Callable[[str, i
         return NONE_COUNTED, False
     said = max(attempt.pieces, attempt.chars // CHARS_PER_TOKEN) if speaks else 0
     tokens = Tokens(prompt=prompt_tokens(attempt.target.name, attempt.chars_sent), completion=said)
-    return tokens, bool(tokens.total) or not attempt.relays
+    return tokens, bool(tokens.total) or not (attempt.relays and attempt.accepted)
 
 
 def _is_counted(attempt: Attempt, operation: str, tokens: Tokens, estimated: bool, rates: Rates) -> bool:

@@ -21,7 +21,7 @@ from rules.limits import Allowance
 from rules.snapshot import Rules
 from rules.targets import Target
 from wire.answer import Streamed, Whole
-from wire.errors import Busy, Fault, NotAsAsked, Resting
+from wire.errors import Busy, Fault, NotAsAsked, Resting, TimedOut
 from wire.openai import Delta, Json, ModelRequest, Reading, Reply, Usage
 from wire.parts import Part
 from wire.surfaces import CHAT, Surface
@@ -81,6 +81,8 @@ class Attempt:
     """It is the one call that a half-open breaker lets through."""
     ended: float | None = None
     """When its place was given back."""
+    awaited: bool = False
+    """It has the whole request and has not begun to answer."""
     accepted: bool = False
     """It took the call and began to work on it: its answer's status was 200."""
     completed: bool = False
@@ -111,6 +113,12 @@ class Attempt:
     counted: int = 0
     """How many of its pieces had come by then."""
     fault: Fault | None = None
+
+    @property
+    def worked(self) -> bool:
+        """Whether its target worked for the call, or must be taken to have: it had the whole request, and was still
+        waited for when the caller left or the time was up."""
+        return self.accepted or (self.awaited and (self.fault is None or isinstance(self.fault, TimedOut)))
 
     def note(self, readings: Iterable[Reading]) -> None:
         """Counts what came of its reply."""

@@ -206,7 +206,7 @@ class Limiter:
         """
         allowance = exchange.allowance
         if allowance is not None and not allowance.settled:
-            worked = any(attempt.accepted for attempt in exchange.attempts)
+            worked = any(attempt.worked for attempt in exchange.attempts)
             used = [charge.amount if worked and charge.limit.seconds else 0 for charge in allowance.charges]
             self._return(allowance, used)
 

@@ -65,6 +65,7 @@ class ReplyStream(CallerStream):
         assert exchange is not None
         assert exchange.upstream is not None
         response = event.response
+        exchange.attempts[-1].awaited = False
         self._heard_at = self.state.clock()
         if response.status_code != 200:
             self._rejected = response

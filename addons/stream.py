@@ -185,7 +185,8 @@ class GatewayStream(EndingStream):
         """Connects and sends; returns what went wrong with that, or None. The reply comes as events."""
         timeouts = exchange.rules.defaults.timeouts
         now = self.state.clock()
-        exchange.attempts[-1].started, exchange.attempts[-1].tried = now, True
+        attempt = exchange.attempts[-1]
+        attempt.started, attempt.tried, attempt.awaited = now, True, False
         self._reply, self._rejected, self._joint = None, None, None
         self._rejection, self._rejection_size = [], 0
         self._held, self._speaks = [], False

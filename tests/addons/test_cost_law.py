@@ -40,7 +40,17 @@ from tests.addons.money import (
     on_paper,
     refused,
 )
-from tests.standins import CutAfter, GarbageBody, HoldAfter, Plan, ResetAfterHeaders, SilenceAfterHeaders, Status
+from tests.standins import (
+    CutAfter,
+    GarbageBody,
+    HoldAfter,
+    Plan,
+    ResetAfterHeaders,
+    ResetBeforeHeaders,
+    Silence,
+    SilenceAfterHeaders,
+    Status,
+)
 from tests.standins.raw import Expect, Send, whole
 
 
@@ -104,6 +114,12 @@ CASES = {
         [guessed(DEEP, "first_token", 0), ok(LOCAL, 5, 5)],
         body=chat("deep-first"),
         deepseek=[SilenceAfterHeaders(2)],
+    ),
+    "asked, and nothing heard of it": Case(
+        [guessed(DEEP, "first_token", 0), ok(LOCAL, 5, 5)], body=chat("deep-first"), deepseek=[Silence(2)]
+    ),
+    "asked, and reset": Case(
+        [refused(DEEP, "reset"), ok(LOCAL, 5, 5)], body=chat("deep-first"), deepseek=[ResetBeforeHeaders()]
     ),
     "not an answer at all": Case(
         [guessed(LOCAL, "malformed", 0), ok(DEEP, 5, 5, cached=2)], body=chat("any"), ollama=[GarbageBody()]
@@ -216,6 +232,7 @@ def one_of_each(world: World) -> list[Account]:
     ask(world, CASES["cut for good"], stream=False)
     ask(world, CASES["a model without a price"], stream=False)
     ask(world, CASES["not even asked"], stream=False)
+    ask(world, CASES["asked, and nothing heard of it"], stream=False)
     world.raw.scripts = [[Expect(), Send(whole(b"ID3 sound", "audio/mpeg"))]]
     for model in ("reads", "says"):
         world.ask("/audio/speech", {"model": model, "input": "hello there", "voice": "alloy"})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 import time
 from typing import Any
 
 import pytest
 
+from addons.account import Account
 from tests.addons.calls import Http2
 from tests.addons.media import (
     SPEAK,
     big_form,
+    head_of,
     in_a_hurry,
     send_form,
     send_over_http_2,
@@ -150,3 +154,30 @@ def test_many_uploads_at_once_each_get_their_own_file() -> None:
             thread.join()
         assert answers == [200] * 8
         assert sorted(seen.digest() for seen in one.seen) == sorted(digest for _, digest in forms)
+
+
+@pytest.mark.parametrize("kind", [CONTENT_TYPE, "application/json"], ids=["a file", "a long prompt"])
+@pytest.mark.parametrize(("plan", "counted"), [(StallAt(100_000), False), (HushAt(0, 10), True)])
+def test_who_leaves_pays_for_what_was_wholly_taken(kind: str, plan: Any, counted: bool) -> None:
+    path, raw = "/v1/audio/transcriptions", big_form(8_000_000)[0]
+    if kind != CONTENT_TYPE:
+        messages = [{"role": "user", "content": "x" * 8_000_000}]
+        path, raw = "/v1/chat/completions", json.dumps({"model": "m", "messages": messages}).encode()
+    accounts: list[Account] = []
+    with two_servers() as (gateway, one, two):
+        gateway.state.watchers.append(accounts.append)
+        one.plans.append(plan)
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as caller:
+            caller.sendall(head_of(raw, path, kind) + raw)
+            gateway.until(lambda: bool(one.seen and one.seen[0].body), "the server has what it will take")
+            if counted:
+                attempts = [attempt for call in gateway.state.in_flight() for attempt in call.attempts]
+                gateway.until(lambda: attempts[0].awaited, "the server has it all")
+            else:
+                time.sleep(0.3)
+        gateway.until(lambda: accounts != [], "the call is told of")
+        (account,) = accounts
+        assert (account.status, [one.outcome for one in account.tried]) == (499, ["left"])
+        assert (account.estimated, account.unpriced) == (counted, counted)  # its server has no price
+        assert (account.tokens.prompt > 0) == (counted and kind != CONTENT_TYPE)
+        assert not two.seen
