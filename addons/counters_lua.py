@@ -5,6 +5,9 @@ leases, each with the moment at which it ends. So are the calls under way of a l
 it, as `taken lease`: those of a gateway that was killed keep nobody waiting for longer than a lease. The time is the
 server's own, so that the clocks of gateways need not agree; a test may give another one, as ARGV[1].
 
+A server that stood still for a moment reads what was said meanwhile, also what nobody waits for any more. So SPEND and
+RENEW are good until a moment of the server's clock, the last of ARGV, and do nothing when they are read later.
+
 KEYS[1] is what the server knows of itself: `since`, the moment from which on it has counted everything. It never
 expires, so it is there as long as the counts are; where it is missing, all was forgotten, and counting begins anew.
 What the ledger of a gateway knows of the time before stands beside what was counted, in fields `slot:ledger`: told a
@@ -17,11 +20,14 @@ as such; Lua's own way would round them to 14 digits.
 from __future__ import annotations
 
 _CLOCK = """
-local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] + time[2] / 1000000
-end
+local time = redis.call('TIME')
+local clock = time[1] + time[2] / 1000000
+local now = tonumber(ARGV[1]) or clock
+"""
+
+_IN_TIME = """
+-- Whoever asked gave up, and does as if this had never been asked; or our clock was set, and is told here.
+if clock > tonumber(ARGV[#ARGV]) then return 'late ' .. string.format('%.17g', clock) end
 """
 
 _SINCE = """
@@ -65,6 +71,7 @@ end
 
 SPEND = (
     _CLOCK
+    + _IN_TIME
     + _SINCE
     + _WINDOW
     + """
@@ -83,12 +90,12 @@ end
 
 -- KEYS: since, the limits, the sets of calls under way.
 -- ARGV: now, 1 to count or 0 to look, lease, its seconds; for each limit: a slot's seconds (0: leases), limit, amount,
--- what of it is only guessed, which of KEYS has its calls under way (0: none).
--- Returns, as one text, which is quicker to read than a list: 1 if all fit, now, since, and for each limit: used, its
--- last slot (-1: none), the slot whose end makes room (-1: there is room, -2: there never is, -3: when calls end),
--- where it was counted, what it took, what is set aside where it does not fit.
+-- what of it is only guessed, which of KEYS has its calls under way (0: none); until when this is good.
+-- Returns, as one text, which is quicker to read than a list, `late` and its clock, or: 1 if all fit, now, since, and
+-- for each limit: used, its last slot (-1: none), the slot whose end makes room (-1: there is room, -2: there never is,
+-- -3: when calls end), where it was counted, what it took, what is set aside where it does not fit.
 local take, lease, lives = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
-local found, all_fit, count = {}, 1, (#ARGV - 4) / 5
+local found, all_fit, count = {}, 1, (#ARGV - 5) / 5
 for i = 1, count do
   local key, at = KEYS[i + 1], 5 * i
   local width, limit, amount = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
@@ -173,11 +180,13 @@ return 1
 
 RENEW = (
     _CLOCK
+    + _IN_TIME
     + _SINCE
     + """
--- ARGV: now, a lease's seconds; a lease for each further key. One that the server forgot is held again: its call is
--- not over. Something is written in any case: a server that does not take that, as a replica, cannot count either.
--- Returns since and now.
+-- ARGV: now, a lease's seconds; a lease for each further key; until when this is good. A lease that the server forgot
+-- is held again: its call is not over. Something is written in any case: a server that does not take that, as a
+-- replica, cannot count either.
+-- Returns `late` and its clock, or since and now.
 local lives = tonumber(ARGV[2])
 redis.call('HSET', KEYS[1], 'seen', string.format('%.6f', now))
 for i = 2, #KEYS do

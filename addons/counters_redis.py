@@ -6,6 +6,10 @@ a call's limits in one step and one round trip.
 
 Questions that come up while another is on its way go out together, over one connection, in their order: two hundred
 calls at once need no two hundred connections, and a place that is freed cannot be renewed behind its back.
+
+A call that gave up must not be counted after all: nobody would ever settle it. What the server reads late does nothing
+(counters_lua.py): each question that takes or holds something says until when it is good, by the server's clock, which
+every answer tells. What the server did in time, and said too late, is read all the same and given back.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from time import monotonic
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -36,11 +42,13 @@ _LOOKS = 5
 _AT_ONCE = 64
 """Questions in one go: the server does nothing else meanwhile."""
 _LEASES_AT_ONCE = 500
+_LATE_AT_ONCE = 16
+"""Rounds of questions whose answers are read although nobody waits for them: each has a connection."""
 _WAITS = {-1: 0.0, -2: math.inf, -3: A_PLACE}
 """Where the script names no slot whose end makes room."""
 
 
-async def in_time[T](work: Coroutine[Any, Any, T], patience: float = PATIENCE) -> T:
+async def in_time[T](work: Awaitable[T], patience: float = PATIENCE) -> T:
     """What the work returns; raises StoreAway where it takes longer than the patience, in seconds.
 
     Time that our own loop was busy with something else is not held against the server: the answer may have been there
@@ -63,13 +71,17 @@ async def in_time[T](work: Coroutine[Any, Any, T], patience: float = PATIENCE) -
 class _Script:
     text: str
     sha: str
+    ends: bool
+    """Does nothing after the moment that is its last argument."""
 
 
-def _script(text: str) -> _Script:
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+def _script(text: str, *, ends: bool = False) -> _Script:
+    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), ends)
 
 
-_SPEND, _SETTLE, _RENEW, _RECALL = _SCRIPTS = (_script(SPEND), _script(SETTLE), _script(RENEW), _script(RECALL))
+_SPEND, _RENEW = _script(SPEND, ends=True), _script(RENEW, ends=True)
+_SETTLE, _RECALL = _script(SETTLE), _script(RECALL)
+_SCRIPTS = (_SPEND, _SETTLE, _RENEW, _RECALL)
 
 
 class _Open(NamedTuple):
@@ -86,7 +98,17 @@ class _Question:
     script: _Script
     keys: tuple[str, ...]
     arguments: tuple[str | int | float, ...]
+    """Without the moment until which it is good."""
     answer: asyncio.Future[Any]
+
+    @property
+    def is_void(self) -> bool:
+        """Whoever asked is gone, and does as if it had not been asked: it must not be asked (again)."""
+        return self.script.ends and self.answer.done()
+
+    @property
+    def takes(self) -> bool:
+        return self.script is _SPEND and self.arguments[1] == 1
 
 
 class RedisStore(RedisStorage):
@@ -107,6 +129,10 @@ class RedisStore(RedisStorage):
         self._unknown_script = self.dependencies["redis"].module.exceptions.NoScriptError
         self._waiting: list[_Question] = []
         self._sender: asyncio.Task[None] | None = None
+        self._late: dict[asyncio.Task[list[Any]], None] = {}
+        """The rounds that were given up and may still be answered, from the oldest on."""
+        self._ahead: float | None = None
+        """Seconds that the server's clock is ahead of our monotonic one, at least; None: it has said nothing yet."""
         self._open: dict[str, _Open] = {}
         self._about_itself = self.bridge.prefixed_key("since")
         self.now: float | None = None
@@ -177,6 +203,10 @@ class RedisStore(RedisStorage):
         return said.decode()
 
     async def close(self) -> None:
+        if late := tuple(self._late):
+            for work in late:
+                work.cancel()
+            await asyncio.wait(late)
         if self._sender is not None:
             await asyncio.wait((self._sender,))
         await self._client.aclose()
@@ -229,33 +259,57 @@ class RedisStore(RedisStorage):
     async def _ask(self, script: _Script, keys: tuple[str, ...], arguments: tuple[str | int | float, ...]) -> Any:
         question = _Question(script, keys, arguments, asyncio.get_running_loop().create_future())
         self._waiting.append(question)
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send())
+        self._start()
         return await question.answer
+
+    def _start(self) -> None:
+        if self._waiting and (self._sender is None or self._sender.done()):
+            self._sender = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
         """Asks what waits, until nothing does. Where that fails, all that waits has failed: none of it waits longer."""
         while self._waiting:
             asked, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            work = asyncio.create_task(self._round(asked))
             try:
-                replies = await in_time(self._round(asked))
+                replies = await in_time(asyncio.shield(work), PATIENCE)
             except Exception as error:  # whatever it is: a call must not wait for ever
+                self._give_up(asked, work)
                 asked, self._waiting = [*asked, *self._waiting], []
                 replies = [error] * len(asked)
             for question, reply in zip(asked, replies, strict=True):
                 if question.answer.done():  # whoever asked is gone
-                    if question.script is _SPEND and isinstance(reply, bytes):
-                        self._undo(question, reply)
+                    self._undo(question, reply)
                 elif isinstance(reply, Exception):
                     question.answer.set_exception(StoreAway(str(reply) or type(reply).__name__))
                 else:
                     question.answer.set_result(reply)
 
-    def _undo(self, question: _Question, reply: bytes) -> None:
-        """Gives back what a call took that did not wait for the answer."""
-        fit, _, since, *numbers = reply.split()
-        if fit != b"1":
+    def _give_up(self, asked: Sequence[_Question], work: asyncio.Task[list[Any]]) -> None:
+        """Nobody waits for these any more. Where one of them may have taken something its answer is still read."""
+        if work.done():
             return
+        if not any(question.takes for question in asked):
+            work.cancel()
+            return
+        self._late[work] = None
+        work.add_done_callback(partial(self._came_late, asked))
+        if len(self._late) > _LATE_AT_ONCE:
+            next(iter(self._late)).cancel()
+
+    def _came_late(self, asked: Sequence[_Question], work: asyncio.Task[list[Any]]) -> None:
+        del self._late[work]
+        if work.cancelled() or work.exception() is not None:
+            return
+        for question, reply in zip(asked, work.result(), strict=True):
+            self._undo(question, reply)
+        self._start()
+
+    def _undo(self, question: _Question, reply: Any) -> None:
+        """Gives back what a call took that did not wait for the answer."""
+        if not (question.takes and isinstance(reply, bytes) and reply.startswith(b"1 ")):
+            return
+        _, _, since, *numbers = reply.split()
         arguments = [self._now(), question.arguments[2], since.decode()]
         rows = (_Row(*map(int, row)) for row in _chunks(numbers, len(_Row._fields)))
         for (width, _, _, _, place), row in zip(_chunks(question.arguments[4:], 5), rows, strict=True):
@@ -265,24 +319,59 @@ class RedisStore(RedisStorage):
         self._waiting.append(_Question(_SETTLE, question.keys, tuple(arguments), nobody))
 
     async def _round(self, asked: Sequence[_Question]) -> list[Any]:
-        replies = await self._evaluate(asked)
-        unknown = [place for place, reply in enumerate(replies) if isinstance(reply, self._unknown_script)]
-        if unknown:  # the server is new, or was restarted, and those questions did nothing
-            load = self._client.pipeline(transaction=False)
-            for script in _SCRIPTS:
-                load.script_load(script.text)
-            await load.execute()
-            again = await self._evaluate([asked[place] for place in unknown])
-            for place, reply in zip(unknown, again, strict=True):
+        """The reply to each; None where it is void before it was asked. Goes on after it was given up: then nothing is
+        asked any more that takes or holds something."""
+        if self._ahead is None:
+            began = monotonic()
+            seconds, millionths = await self._client.time()
+            self._learn(began, seconds + millionths / 1e6)
+        replies: list[Any] = [None] * len(asked)
+        loaded = False
+        places = [place for place, question in enumerate(asked) if not question.is_void]
+        while places:
+            for place, reply in zip(places, await self._evaluate([asked[place] for place in places]), strict=True):
                 replies[place] = reply
+            # These did nothing: our clocks were set, or we were busy between a look at ours and the question; or
+            # the server is new, or was restarted.
+            again = [place for place in places if _is_late(replies[place])]
+            unknown = [place for place in places if isinstance(replies[place], self._unknown_script)]
+            if unknown and not loaded:
+                await self._load()
+                again, loaded = again + unknown, True
+            places = [place for place in again if not asked[place].is_void]
         return replies
 
+    async def _load(self) -> None:
+        load = self._client.pipeline(transaction=False)
+        for script in _SCRIPTS:
+            load.script_load(script.text)
+        await load.execute()
+
     async def _evaluate(self, asked: Sequence[_Question]) -> list[Any]:
+        assert self._ahead is not None
+        began = monotonic()
+        until = (began + PATIENCE + self._ahead,)
         pipe = self._client.pipeline(transaction=False)
         for question in asked:
-            pipe.evalsha(question.script.sha, len(question.keys), *question.keys, *question.arguments)
+            script, arguments = question.script, question.arguments
+            pipe.evalsha(script.sha, len(question.keys), *question.keys, *arguments, *(until if script.ends else ()))
         replies: list[Any] = await pipe.execute(raise_on_error=False)
+        said = next((reply for reply in reversed(replies) if isinstance(reply, bytes) and b" " in reply), None)
+        if said is not None and (self.now is None or _is_late(said)):
+            self._learn(began, float(said.split(b" ", 2)[1]))
         return replies
+
+    def _learn(self, asked: float, clock: float) -> None:
+        """What the server's clock said after `asked`, of our monotonic one, and before now. Of what that leaves open
+        the least is taken, or what is known already: a question that is good for too short a time is asked once more.
+        """
+        least, most = clock - monotonic(), clock - asked
+        known = self._ahead
+        self._ahead = least if known is None or known > most else max(known, least)
+
+
+def _is_late(reply: Any) -> bool:
+    return isinstance(reply, bytes) and reply.startswith(b"late ")
 
 
 class _Row(NamedTuple):

@@ -15,7 +15,8 @@ from tests.servers import REDIS_SERVER
 from tests.standins import DeepSeekStandIn, OllamaStandIn
 
 collect_ignore = [
-    *([] if REDIS_SERVER else ["test_counters_redis.py", "test_limits_redis.py", "test_reminder.py"]),
+    *([] if REDIS_SERVER else ["test_counters_late.py", "test_counters_redis.py"]),
+    *([] if REDIS_SERVER else ["test_limits_redis.py", "test_reminder.py"]),
     *([] if BIN else ["test_ledger_postgres.py"]),
 ]
 """scripts/test has said so."""

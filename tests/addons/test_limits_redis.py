@@ -37,6 +37,7 @@ LIMITS = {
     "shown": "7/hour",
     "many": "1000/minute, 5000/hour, 100 USD/day",
     "counted": "1000/minute, 5000/hour",
+    "stalled": "50/hour, 5000 tokens/hour, 1 USD/day, 2 parallel",
 }
 """model -> what it may be asked for."""
 
@@ -327,6 +328,36 @@ def test_a_server_that_only_stops_answering_holds_up_nobody_for_long(
             own_redis.thaw()
         assert statuses(got) == {200: 60}
         assert max(call.took for call in got) < LONGEST
+
+
+@pytest.mark.parametrize(("if_away", "answers"), [("open", 200), ("closed", 503)])
+def test_a_call_that_a_stopped_server_was_asked_about_is_not_counted_when_it_goes_on(
+    ollama: OllamaStandIn, own_redis: RedisServer, if_away: str, answers: int
+) -> None:
+    def counted() -> dict[str, int]:
+        """What is counted, and the places and estimates that are held, by the end of their keys."""
+        with own_redis.client(PASSWORD) as client:
+            keys = {key: key.decode().partition(":")[2] for key in client.keys("*:*model/stalled/*")}
+            sums = {
+                name: sum(map(int, client.hvals(key))) if client.type(key) == b"hash" else client.zcard(key)
+                for key, name in keys.items()
+            }
+        return {name: count for name, count in sums.items() if count}
+
+    with Gateway(rules(ollama, own_redis, if_away)) as gateway:
+        assert ask([gateway.url], 1, "stalled")[0].status == 200
+        gateway.until(lambda: len(counted()) == 3, "nothing is set aside")
+        before = counted()
+        own_redis.freeze()
+        try:
+            got = ask([gateway.url], 1, "stalled")
+        finally:
+            own_redis.thaw()
+        assert statuses(got) == {answers: 1}
+        gateway.until(lambda: health(gateway.url)["limits"] == "connected", "its store is back")
+        assert counted() == before
+        assert ask([gateway.url], 1, "stalled")[0].status == 200
+        gateway.until(lambda: counted() == {name: 2 * count for name, count in before.items()}, "one more is counted")
 
 
 def test_the_password_is_seen_nowhere(ollama: OllamaStandIn, own_redis: RedisServer) -> None:
