@@ -32,7 +32,8 @@ class Figures:
     estimated: int = 0
     """Those some of whose tokens are an estimate."""
     unpriced: int = 0
-    """Those that used a model without a price: they cost more than is known."""
+    """Those that used a model without a price, or with one for tokens that nobody counted: they cost more than is
+    known."""
     left: int = 0
     """Those whose callers did not wait for the end."""
     first_token: Counter[int] = field(default_factory=Counter)

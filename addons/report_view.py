@@ -69,9 +69,9 @@ def _notes(report: Report, plain: bool) -> Iterator[str]:
         refused = f" ({total.refused:,} refused)" if total.refused else ""
         yield f"{_count(unanswered, 'call was', 'calls were')} answered by no target{refused}."
     if total.unpriced:
-        yield f"{_at_least(plain)}: at least; calls to models without a price are not in it."
+        yield f"{_at_least(plain)}: at least; what has no price, or one for tokens that nobody counted, is not in it."
     if total.estimated:
-        yield f"{_about(plain)}: some tokens are an estimate, of calls that were cut off before they were counted."
+        yield f"{_about(plain)}: some tokens are an estimate: their calls were cut off, or nobody counted them."
     if total.refused:
         yield "Refused: by the gateway itself (4xx), before any target was asked. Errors and times leave these out."
     of_what = "attempts" if report.of_attempts else "calls"

@@ -70,7 +70,7 @@ attempts = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("cost", BigInteger),  # NULL: the model has no price
+    Column("cost", BigInteger),  # NULL: no price, or one for tokens that nobody counted
     Column("outcome", Text, nullable=False),
     Column("marks", Text, nullable=False),  # for the report, as those of calls
     Column("time", Double, nullable=False),

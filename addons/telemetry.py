@@ -106,7 +106,7 @@ OF_CALLS: tuple[Row[Account], ...] = (
         ("gen_ai_operation_name",), {"": lambda call: call.first_token}, most=3, buckets=TO_FIRST_TOKEN, only=STREAMED),
     Row("unigate_compared_cost_usd_total", "What the tokens would have cost at the model of ledger.compare_to.",
         ("client",), {"": lambda call: call.compared}, most=CLIENTS + 1, per=NANOS),
-    Row("unigate_unpriced_calls_total", "Calls that used a target without a price, by who answered.",
+    Row("unigate_unpriced_calls_total", "Calls of which some cost is not known, by who answered.",
         ("target",), {"": lambda call: 1 if call.unpriced else None}, most=TARGETS + PROVIDERS + 2),
 )  # fmt: skip
 OF_ATTEMPTS: tuple[Row[Tried], ...] = (
