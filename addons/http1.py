@@ -309,6 +309,10 @@ class UpstreamHttp1(Http1Client):
                 return response
 
     def read_body(self, event: events.Event) -> CommandGenerator[None]:
+        if isinstance(event, events.ConnectionClosed) and self.conn.error is not None:
+            # Not the end of a body that has no length: its TLS broke.
+            yield from self._give_up("broke the connection off")
+            return
         trouble = yield from read_joined_body(self, event)
         if trouble is not None:
             yield from self._give_up(

@@ -20,7 +20,7 @@ AT_A_TIME = 65535
 
 
 class _Breakable(TLSLayer):
-    """Hands down the end of the connection, once, whatever ended it."""
+    """Hands down the end of the connection, once, whatever ended it; `conn.error` says what broke, if that is why."""
 
     _broken = False
     _end_told = False
@@ -69,8 +69,9 @@ class _Breakable(TLSLayer):
     def _break(self, error: SSL.Error) -> CommandGenerator[None]:
         if not self._broken:
             self._broken = True
-            where = "caller" if self.conn is self.context.client else "server"
-            yield commands.Log(f"the TLS of a {where} broke, its connection is closed: {_reason(error)}", logging.INFO)
+            self.conn.error = _reason(error)
+            whose = "caller" if self.conn is self.context.client else "server"
+            yield commands.Log(f"the TLS of a {whose} broke, its connection is closed: {self.conn.error}", logging.INFO)
             yield commands.CloseConnection(self.tunnel_connection)
 
 
