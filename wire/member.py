@@ -105,7 +105,8 @@ class Member:
 
 def _end_of(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
     match = pattern.match(data, at)
-    return match.end() if match is not None else at
+    assert match is not None  # it may be empty
+    return match.end()
 
 
 def _parsed(value: bytes | None) -> list[Any]:
