@@ -102,7 +102,12 @@ IMPURE_CALLS: Mapping[str, str] = {
 CLOCKS = frozenset({"now", "utcnow", "today"})
 """Methods of datetime and date that read the clock."""
 
-IMPORT_NAMES: Mapping[str, str] = {"pyyaml": "yaml", "python-dotenv": "dotenv", "opentelemetry-sdk": "opentelemetry"}
+IMPORT_NAMES: Mapping[str, str] = {
+    "opentelemetry-sdk": "opentelemetry",
+    "pyopenssl": "OpenSSL",
+    "python-dotenv": "dotenv",
+    "pyyaml": "yaml",
+}
 """Distributions whose import name is another."""
 
 

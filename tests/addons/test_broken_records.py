@@ -27,6 +27,7 @@ from tests.addons.calls import (
     clean_log,
     dial,
     idle_nodes,
+    payload,
     raw_request,
     read_until,
     rest_no_more,
@@ -312,6 +313,19 @@ def test_a_record_that_breaks_as_the_server_cuts_leaves_one_account(
         place.gateway.stand_still(0.4)  # both are read at the same time
         write_to(client, GARBAGE)
         is_told_of_the_end(client)
+
+
+@pytest.mark.parametrize("cuts", [False, True], ids=["", "and servers that cut"])
+def test_a_call_in_parts_whose_callers_records_break_has_one_account(place: Place, cuts: bool) -> None:
+    place.server.always, place.server.pace = CutAfter(15) if cuts else None, 0.03
+    with accounted(place, 1), ManyInOne(place.gateway, calls=0, stream=True) as client:
+        client.numbers = [client.ask(body=payload("m", True, n=3))]
+        client.read_words(4)
+        write_to(client, GARBAGE)
+        is_told_of_the_end(client)
+        assert until(lambda: place.server.aborted == 3, 2.0)
+    (account,) = place.accounts
+    assert [one.outcome for one in account.tried] == ["left"] * 3
 
 
 def test_records_that_break_between_two_calls_end_the_connection(place: Place) -> None:
