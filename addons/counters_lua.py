@@ -1,4 +1,5 @@
-"""The scripts that a Redis server runs for counters_redis.py: each is one step, in which nobody else counts.
+"""The scripts that a Redis server runs for counters_redis.py: each is one step, in which nobody else counts. Also what
+is read out of their answers.
 
 They count as rules/quota.Window and quota.share do. A limit is a hash of slots; calls at once are a sorted set of
 leases, each with the moment at which it ends. So are the calls under way of a limit on tokens or money, in a set beside
@@ -18,6 +19,58 @@ as such; Lua's own way would round them to 14 digits.
 """
 
 from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rules.quota import A_PLACE, SLOTS, Charge, Standing
+
+_WAITS = {-1: 0.0, -2: math.inf, -3: A_PLACE}
+"""Where SPEND names no slot whose end makes room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    text: str
+    sha: str
+    ends: bool
+    """Does nothing after the moment that is its last argument."""
+
+
+def _script(*parts: str, ends: bool = False) -> Script:
+    text = "".join(parts)
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), ends)
+
+
+class Row(NamedTuple):
+    """What SPEND says of one limit."""
+
+    used: int
+    last: int
+    frees: int
+    slot: int
+    took: int
+    aside: int
+
+
+def width_of(charge: Charge) -> float:
+    """Seconds of one slot; 0 for calls at once."""
+    return charge.limit.seconds / SLOTS
+
+
+def standing_of(charge: Charge, now: float, row: Row) -> Standing:
+    width = width_of(charge)
+
+    def until_gone(slot: int) -> float:
+        return max(0.0, (slot + SLOTS + 1) * width - now)
+
+    wait = _WAITS.get(row.frees)
+    if wait is None:
+        wait = until_gone(row.frees)
+    return Standing(row.used, wait, until_gone(row.last) if row.used and row.last >= 0 else 0.0, row.aside)
+
 
 _CLOCK = """
 local time = redis.call('TIME')
@@ -69,12 +122,12 @@ local function add(key, width, last, amount)
 end
 """
 
-SPEND = (
-    _CLOCK
-    + _IN_TIME
-    + _SINCE
-    + _WINDOW
-    + """
+SPEND = _script(
+    _CLOCK,
+    _IN_TIME,
+    _SINCE,
+    _WINDOW,
+    """
 -- What calls that are under way took.
 local function set_aside(key)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now))
@@ -145,13 +198,14 @@ for i = 1, count do
   answer[#answer + 1] = string.format('%.0f %.0f %.0f %.0f %.0f %.0f', used, last, frees, slot, amount, aside)
 end
 return table.concat(answer, ' ')
-"""
+""",
+    ends=True,
 )
 
-SETTLE = (
-    _CLOCK
-    + _WINDOW
-    + """
+SETTLE = _script(
+    _CLOCK,
+    _WINDOW,
+    """
 -- KEYS: since, the limits, the sets of calls under way.
 -- ARGV: now, lease, since when it was counted (empty: as now); for each limit: a slot's seconds (0: leases), the slot
 -- it was counted in, what it took, used, which of KEYS has its calls under way (0: none). What was counted before all
@@ -175,14 +229,14 @@ for i = 1, (#ARGV - 3) / 5 do
   end
 end
 return 1
-"""
+""",
 )
 
-RENEW = (
-    _CLOCK
-    + _IN_TIME
-    + _SINCE
-    + """
+RENEW = _script(
+    _CLOCK,
+    _IN_TIME,
+    _SINCE,
+    """
 -- ARGV: now, a lease's seconds; a lease for each further key; until when this is good. A lease that the server forgot
 -- is held again: its call is not over. Something is written in any case: a server that does not take that, as a
 -- replica, cannot count either.
@@ -194,12 +248,13 @@ for i = 2, #KEYS do
   redis.call('PEXPIRE', KEYS[i], string.format('%.0f', lives * 1000 + 1000))
 end
 return since .. ' ' .. string.format('%.17g', now)
-"""
+""",
+    ends=True,
 )
 
-RECALL = (
-    _CLOCK
-    + """
+RECALL = _script(
+    _CLOCK,
+    """
 -- ARGV: now, since, ledger, 1 where this is the last of it; for each further key: a slot's seconds, how many slots, and
 -- each slot with its amount. A key that has counted something before `since` was not forgotten, and is left alone.
 -- Returns `ok`, or why nothing was done: `told` before, or `forgot` once more.
@@ -229,5 +284,7 @@ for i = 2, #KEYS do
 end
 if ARGV[4] == '1' then redis.call('HSET', KEYS[1], ledger, string.format('%.6f', now)) end
 return 'ok'
-"""
+""",
 )
+
+SCRIPTS = (SPEND, SETTLE, RENEW, RECALL)

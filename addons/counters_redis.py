@@ -15,10 +15,9 @@ every answer tells. What the server did in time, and said too late, is read all 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import math
+from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from time import monotonic
@@ -28,8 +27,8 @@ from urllib.parse import urlsplit
 from limits.aio.storage import RedisStorage
 
 from addons.counters import Known, Spent, StoreAway
-from addons.counters_lua import RECALL, RENEW, SETTLE, SPEND
-from rules.quota import A_PLACE, SLOTS, Charge, Standing
+from addons.counters_lua import RECALL, RENEW, SCRIPTS, SETTLE, SPEND, Row, Script, standing_of, width_of
+from rules.quota import Charge, Standing
 from rules.recall import Recalled
 
 PATIENCE: Final = 0.25
@@ -42,10 +41,10 @@ _LOOKS = 5
 _AT_ONCE = 64
 """Questions in one go: the server does nothing else meanwhile."""
 _LEASES_AT_ONCE = 500
+_KEPT = 10_000
+"""Settlements that were not told, and are when the server answers again."""
 _LATE_AT_ONCE = 16
 """Rounds of questions whose answers are read although nobody waits for them: each has a connection."""
-_WAITS = {-1: 0.0, -2: math.inf, -3: A_PLACE}
-"""Where the script names no slot whose end makes room."""
 
 
 async def in_time[T](work: Awaitable[T], patience: float = PATIENCE) -> T:
@@ -67,23 +66,6 @@ async def in_time[T](work: Awaitable[T], patience: float = PATIENCE) -> T:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
 
 
-@dataclass(frozen=True, slots=True)
-class _Script:
-    text: str
-    sha: str
-    ends: bool
-    """Does nothing after the moment that is its last argument."""
-
-
-def _script(text: str, *, ends: bool = False) -> _Script:
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), ends)
-
-
-_SPEND, _RENEW = _script(SPEND, ends=True), _script(RENEW, ends=True)
-_SETTLE, _RECALL = _script(SETTLE), _script(RECALL)
-_SCRIPTS = (_SPEND, _SETTLE, _RENEW, _RECALL)
-
-
 class _Open(NamedTuple):
     """A call that was admitted and is not settled."""
 
@@ -95,7 +77,7 @@ class _Open(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    script: _Script
+    script: Script
     keys: tuple[str, ...]
     arguments: tuple[str | int | float, ...]
     """Without the moment until which it is good."""
@@ -108,7 +90,7 @@ class _Question:
 
     @property
     def takes(self) -> bool:
-        return self.script is _SPEND and self.arguments[1] == 1
+        return self.script is SPEND and self.arguments[1] == 1
 
 
 class RedisStore(RedisStorage):
@@ -128,6 +110,7 @@ class RedisStore(RedisStorage):
         # The library imports the client when a storage is made. Done here, it would be 0.14 s and 8 MB of every start.
         self._unknown_script = self.dependencies["redis"].module.exceptions.NoScriptError
         self._waiting: list[_Question] = []
+        self._untold: deque[_Question] = deque(maxlen=_KEPT)
         self._sender: asyncio.Task[None] | None = None
         self._late: dict[asyncio.Task[list[Any]], None] = {}
         """The rounds that were given up and may still be answered, from the oldest on."""
@@ -162,9 +145,9 @@ class RedisStore(RedisStorage):
         ]
         keys, places = self._keys([charge for charge, _, _ in told])
         for (charge, slot, really), place in zip(told, places, strict=True):
-            arguments += (_width(charge), slot, charge.amount, really, place)
+            arguments += (width_of(charge), slot, charge.amount, really, place)
         if told:
-            await self._ask(_SETTLE, keys, tuple(arguments))
+            await self._ask(SETTLE, keys, tuple(arguments))
 
     def release(self, lease: str) -> None:
         """Its leases are not renewed any more; at the server they are held until it is settled, or for a LEASE."""
@@ -176,7 +159,7 @@ class RedisStore(RedisStorage):
         known = b""
         for chunk in _chunks(held, _LEASES_AT_ONCE) if held else [held]:
             keys, leases = tuple(key for key, _ in chunk), (lease for _, lease in chunk)
-            known = await self._ask(_RENEW, (self._about_itself, *keys), (self._now(), LEASE, *leases))
+            known = await self._ask(RENEW, (self._about_itself, *keys), (self._now(), LEASE, *leases))
         since, _, now = known.decode().partition(" ")
         return Known(since, float(now))
 
@@ -197,9 +180,9 @@ class RedisStore(RedisStorage):
         """
         arguments: list[str | int | float] = [self._now(), since, ledger, int(last)]
         for charge, slots in part:
-            arguments += (_width(charge), len(slots), *chain.from_iterable(slots.items()))
+            arguments += (width_of(charge), len(slots), *chain.from_iterable(slots.items()))
         keys = (self._about_itself, *(self._key(charge) for charge, _ in part))
-        said: bytes = await self._ask(_RECALL, keys, tuple(arguments))
+        said: bytes = await self._ask(RECALL, keys, tuple(arguments))
         return said.decode()
 
     async def close(self) -> None:
@@ -216,12 +199,12 @@ class RedisStore(RedisStorage):
         arguments: list[str | int | float] = [self._now(), int(take), lease, LEASE]
         keys, places = self._keys(charges)
         for charge, place in zip(charges, places, strict=True):
-            arguments += (_width(charge), charge.limit.amount, charge.amount, charge.guess, place)
-        reply = await self._ask(_SPEND, keys, tuple(arguments))
+            arguments += (width_of(charge), charge.limit.amount, charge.amount, charge.guess, place)
+        reply = await self._ask(SPEND, keys, tuple(arguments))
         fit, at, since, *numbers = reply.split()
         admitted, now = fit == b"1", float(at)
-        rows = [_Row(*row) for row in _chunks([int(number) for number in numbers], len(_Row._fields))]
-        standings = tuple(_standing(charge, now, row) for charge, row in zip(charges, rows, strict=True))
+        rows = [Row(*row) for row in _chunks([int(number) for number in numbers], len(Row._fields))]
+        standings = tuple(standing_of(charge, now, row) for charge, row in zip(charges, rows, strict=True))
         if not admitted:
             return Spent(False, standings), since.decode()
         return Spent(True, standings, tuple(row.slot for row in rows), tuple(row.took for row in rows)), since.decode()
@@ -256,7 +239,7 @@ class RedisStore(RedisStorage):
 
     # -- the way there and back
 
-    async def _ask(self, script: _Script, keys: tuple[str, ...], arguments: tuple[str | int | float, ...]) -> Any:
+    async def _ask(self, script: Script, keys: tuple[str, ...], arguments: tuple[str | int | float, ...]) -> Any:
         question = _Question(script, keys, arguments, asyncio.get_running_loop().create_future())
         self._waiting.append(question)
         self._start()
@@ -267,7 +250,8 @@ class RedisStore(RedisStorage):
             self._sender = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
-        """Asks what waits, until nothing does. Where that fails, all that waits has failed: none of it waits longer."""
+        """Asks what waits, until nothing does. Where that fails, all that waits has failed: none of it waits longer.
+        Only what calls used that are over is told later, where the server was not even told."""
         while self._waiting:
             asked, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
             work = asyncio.create_task(self._round(asked))
@@ -275,8 +259,12 @@ class RedisStore(RedisStorage):
                 replies = await in_time(asyncio.shield(work), PATIENCE)
             except Exception as error:  # whatever it is: a call must not wait for ever
                 self._give_up(asked, work)
+                self._untold += (replace(one, answer=_nobody()) for one in self._waiting if one.script is SETTLE)
                 asked, self._waiting = [*asked, *self._waiting], []
                 replies = [error] * len(asked)
+            else:
+                self._waiting += self._untold
+                self._untold.clear()
             for question, reply in zip(asked, replies, strict=True):
                 if question.answer.done():  # whoever asked is gone
                     self._undo(question, reply)
@@ -286,9 +274,8 @@ class RedisStore(RedisStorage):
                     question.answer.set_result(reply)
 
     def _give_up(self, asked: Sequence[_Question], work: asyncio.Task[list[Any]]) -> None:
-        """Nobody waits for these any more. Where one of them may have taken something its answer is still read."""
-        if work.done():
-            return
+        """Nobody waits for these any more. Where one of them may have taken something its answer is still read, also
+        one that has come just now."""
         if not any(question.takes for question in asked):
             work.cancel()
             return
@@ -311,12 +298,10 @@ class RedisStore(RedisStorage):
             return
         _, _, since, *numbers = reply.split()
         arguments = [self._now(), question.arguments[2], since.decode()]
-        rows = (_Row(*map(int, row)) for row in _chunks(numbers, len(_Row._fields)))
+        rows = (Row(*map(int, row)) for row in _chunks(numbers, len(Row._fields)))
         for (width, _, _, _, place), row in zip(_chunks(question.arguments[4:], 5), rows, strict=True):
             arguments += (width, row.slot, row.took, 0, place)
-        nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        nobody.cancel()
-        self._waiting.append(_Question(_SETTLE, question.keys, tuple(arguments), nobody))
+        self._waiting.append(_Question(SETTLE, question.keys, tuple(arguments), _nobody()))
 
     async def _round(self, asked: Sequence[_Question]) -> list[Any]:
         """The reply to each; None where it is void before it was asked. Goes on after it was given up: then nothing is
@@ -343,7 +328,7 @@ class RedisStore(RedisStorage):
 
     async def _load(self) -> None:
         load = self._client.pipeline(transaction=False)
-        for script in _SCRIPTS:
+        for script in SCRIPTS:
             load.script_load(script.text)
         await load.execute()
 
@@ -370,36 +355,15 @@ class RedisStore(RedisStorage):
         self._ahead = least if known is None or known > most else max(known, least)
 
 
+def _nobody() -> asyncio.Future[Any]:
+    """Of a question whose answer nobody waits for."""
+    nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    nobody.cancel()
+    return nobody
+
+
 def _is_late(reply: Any) -> bool:
     return isinstance(reply, bytes) and reply.startswith(b"late ")
-
-
-class _Row(NamedTuple):
-    """What the script says of one limit."""
-
-    used: int
-    last: int
-    frees: int
-    slot: int
-    took: int
-    aside: int
-
-
-def _width(charge: Charge) -> float:
-    """Seconds of one slot; 0 for calls at once."""
-    return charge.limit.seconds / SLOTS
-
-
-def _standing(charge: Charge, now: float, row: _Row) -> Standing:
-    width = _width(charge)
-
-    def until_gone(slot: int) -> float:
-        return max(0.0, (slot + SLOTS + 1) * width - now)
-
-    wait = _WAITS.get(row.frees)
-    if wait is None:
-        wait = until_gone(row.frees)
-    return Standing(row.used, wait, until_gone(row.last) if row.used and row.last >= 0 else 0.0, row.aside)
 
 
 def _chunks[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

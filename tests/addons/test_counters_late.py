@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -259,6 +260,27 @@ def test_what_the_server_counted_in_time_is_given_back_when_its_answer_comes_lat
     run_with_line(server, work)
 
 
+def test_what_was_counted_is_given_back_also_where_the_answer_comes_in_the_moment_of_giving_up(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def a_moment_too_short(work: Awaitable[Any], patience: float = PATIENCE) -> Any:
+        await work
+        raise StoreAway(f"no answer within {patience} s")
+
+    async def work(store: RedisStore) -> None:
+        await store.renew()
+        with monkeypatch.context() as moment:
+            moment.setattr(addons.counters_redis, "in_time", a_moment_too_short)
+            await is_given_up(store.spend(CHARGES, "a"))
+
+        async def is_given_back() -> bool:
+            return await used(store) == NOTHING
+
+        await until(is_given_back)
+
+    run(server, work)
+
+
 def test_what_was_forgotten_meanwhile_is_not_given_back_to_others(server: RedisServer) -> None:
     async def work(store: RedisStore, line: Line) -> None:
         await store.renew()
@@ -299,6 +321,25 @@ def test_a_renewal_that_is_read_late_holds_no_place_of_a_call_that_is_over(serve
         await asyncio.sleep(PATIENCE)
         assert await used(store) == NOTHING
         assert not counted_anything(server)
+
+    run_with_line(server, work)
+
+
+def test_what_a_call_used_that_ended_behind_a_question_given_up_is_told_once_the_server_answers(
+    server: RedisServer,
+) -> None:
+    async def work(store: RedisStore, line: Line) -> None:
+        spent = await store.spend(CHARGES, "a")
+        taken = [one._replace(amount=took) for one, took in zip(CHARGES, spent.taken, strict=True)]
+        line.hold_questions()
+        other = asyncio.create_task(store.spend(CHARGES, "b"))
+        await asyncio.sleep(PATIENCE / 10)
+        with pytest.raises(StoreAway):
+            await store.settle(taken, spent.slots, [1, 30, 5, 1], "a")
+        await is_given_up(other)
+        for _ in range(2):  # told once
+            await store.renew()
+            assert await used(store) == [1, 30, 5, 0]
 
     run_with_line(server, work)
 
