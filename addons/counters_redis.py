@@ -243,7 +243,13 @@ class RedisStore(RedisStorage):
         question = _Question(script, keys, arguments, asyncio.get_running_loop().create_future())
         self._waiting.append(question)
         self._start()
-        return await question.answer
+        try:
+            return await question.answer
+        except asyncio.CancelledError:
+            if not question.answer.cancelled() and question.answer.exception() is None:  # it has just been there
+                self._undo(question, question.answer.result())
+                self._start()
+            raise
 
     def _start(self) -> None:
         if self._waiting and (self._sender is None or self._sender.done()):

@@ -281,6 +281,24 @@ def test_what_was_counted_is_given_back_also_where_the_answer_comes_in_the_momen
     run(server, work)
 
 
+def test_what_was_counted_is_given_back_also_where_the_call_ends_in_the_moment_of_the_answer(
+    server: RedisServer,
+) -> None:
+    async def work(store: RedisStore) -> None:
+        async def first() -> None:
+            await store.spend(CHARGES, "a")
+            other.cancel()
+
+        both = asyncio.create_task(first()), asyncio.create_task(store.spend(CHARGES, "b"))
+        other = both[1]
+        await asyncio.wait(both)
+        assert other.cancelled()
+        await store.renew()
+        assert await used(store) == ONE
+
+    run(server, work)
+
+
 def test_what_was_forgotten_meanwhile_is_not_given_back_to_others(server: RedisServer) -> None:
     async def work(store: RedisStore, line: Line) -> None:
         await store.renew()
