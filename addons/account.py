@@ -91,6 +91,8 @@ class Account(NamedTuple):
     answer: str | None = None
     traceparent: str | None = None
     """The caller's own span, as its header has it."""
+    admitted: bool = True
+    """Its limits let it pass, or it had none."""
 
 
 def tokens_of(usage: Json) -> Tokens:
@@ -162,6 +164,7 @@ def account_of(
         total=now - exchange.started,
         tried=tuple(tried),
         traceparent=exchange.traceparent,
+        admitted=exchange.admitted,
     )
 
 

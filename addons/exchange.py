@@ -162,6 +162,8 @@ class Exchange:
     """The caller's own span, as the header of that name has it."""
     allowance: Allowance | None = None
     """What it has taken of its limits."""
+    admitted: bool = False
+    """Its limits let it pass, or it has none."""
     surface: Surface = CHAT
     """What the caller speaks."""
     spool: Spool | None = None

@@ -59,6 +59,7 @@ def written(account: Account, ids: Ids, now: float) -> Written:
     (
         begun, request_id, client, tags, endpoint, operation, model, rule, target, status, error, finish_reason,
         streamed, tokens, estimated, cost, unpriced, failed_cost, compared, first, total, tried, prompt, answer, _,
+        admitted,
     ) = account  # fmt: skip
     first_ms = round(first * 1000) if first is not None else None
     total_ms = round(total * 1000)
@@ -89,6 +90,7 @@ def written(account: Account, ids: Ids, now: float) -> Written:
             failed=failed > 0,
             answered=target is not None,
             compared=compared is not None,
+            admitted=admitted,
         ),
         request_id,
         orjson.dumps(dict(tags)).decode() if tags else "{}",

@@ -113,6 +113,7 @@ class Limiter:
         assert request is not None
         applying = exchange.rules.limits.of(client, request.model)
         if not applying:
+            exchange.admitted = True
             return None
         assert exchange.decision is not None
         now, book = self._wall(), exchange.rules.book
@@ -139,6 +140,7 @@ class Limiter:
         except StoreAway:
             if exchange.rules.file.limits.if_away == "open":
                 self.decided("unchecked")
+                exchange.admitted = True
                 return
             self.decided("unavailable")
             raise LimitsUnknown(
@@ -158,6 +160,7 @@ class Limiter:
             self.decided(refused.charge.limit.kind)
             raise fault_of(refused, exchange.request.model)
         self.decided("admitted")
+        exchange.admitted = True
         taken = tuple(
             charge if charge.amount == took else charge._replace(amount=took, guess=0)
             for charge, took in zip(charges, spent.taken, strict=True)

@@ -1,4 +1,5 @@
 """What a report counts of a call, or of an attempt, in twelve characters: its two durations and its yes-or-no facts.
+One more tells whether limits let a call pass: for what is counted again after a restart (past.py).
 
 A call that no target was asked for has no durations: what is refused at once would make all others look fast.
 
@@ -31,9 +32,14 @@ FACTS: Mapping[str, int] = {
 """By the names that figures have for them."""
 _ERRORS, _LEFT, _REFUSED, _FAILED = (FACTS[name] for name in ("errors", "left", "refused", "failed_attempts"))
 _COMPARED = FACTS["compared_calls"]
-_DIGITS = tuple(f"{number:04x}" for number in range(2 * max(FACTS.values())))
+_ADMITTED, _TURNED_AWAY = 1024, 2048
+ADMISSION = LENGTH - 3
+"""The place, from 0, of the character that tells whether a call was admitted."""
+ADMITTED, TURNED_AWAY = "4567", "89ab"
+"""What stands there. Anything else: the row is an earlier unigate's, and does not tell."""
+_DIGITS = tuple(f"{number:04x}" for number in range(2 * _TURNED_AWAY))
 """Of any sum of facts; of a duration's bucket, plus one: 0 is that of a duration that never was."""
-LAST_BUCKET = len(_DIGITS) - 2
+LAST_BUCKET = 2 * max(FACTS.values()) - 2
 _STEP = math.log(1.05)
 
 
@@ -61,10 +67,11 @@ def marks_of(
     failed: bool = False,
     answered: bool = False,
     compared: bool = False,
+    admitted: bool | None = None,
 ) -> str:
     """Of a call. `total` and `first` are the buckets of the whole time and of the time to the first token, `total` None
     where no target was asked; `failed`: whether an attempt of it failed; `answered`: by a target; `compared`: it is
-    known what it would have cost elsewhere.
+    known what it would have cost elsewhere; `admitted`: its limits let it pass, or it had none.
     """
     facts = streamed | estimated << 1 | unpriced << 2 | answered << 7
     if status < 400:
@@ -75,6 +82,8 @@ def marks_of(
         facts |= _REFUSED if total is None and status < 500 else _ERRORS
     if compared and not facts & _REFUSED:  # that one would have been refused before any model
         facts |= _COMPARED
+    if admitted is not None:
+        facts |= _ADMITTED if admitted else _TURNED_AWAY
     return _digits(total) + _digits(first) + _DIGITS[facts]
 
 
@@ -89,7 +98,7 @@ def marks_of_attempt(total: int, first: int | None, *, outcome: str, estimated: 
 
 
 def _digits(bucket: int | None) -> str:
-    return _DIGITS[0 if bucket is None else bucket + 1 if bucket < LAST_BUCKET else -1]
+    return _DIGITS[0 if bucket is None else min(bucket, LAST_BUCKET) + 1]
 
 
 class Counted(NamedTuple):

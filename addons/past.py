@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from addons.ledger_faults import LedgerAway
 from addons.ledger_store import engine_for, versions, words
+from addons.marks import ADMISSION, ADMITTED, TURNED_AWAY
 from addons.tables import calls
 from rules.limits import limits_in
 from rules.recall import Recall, Recalled, Span, Sum, spans
@@ -31,7 +32,7 @@ PATIENCE = 10.0
 _PRAGMAS = (f"mmap_size={1 << 40}", "cache_size=-32768", "temp_store=MEMORY")
 """What makes SQLite's sort quick."""
 _NOT_ADMITTED = ("limits_unavailable", "no_route", "shutting_down")
-"""Our own 503s that a call gets before it takes anything."""
+"""Our own 503s that a call gets before it takes anything, in rows that do not tell whether it was admitted."""
 
 
 class Apart(NamedTuple):
@@ -138,10 +139,14 @@ def _sums(connection: Connection | None, span: Span, apart: Apart, longest: floa
 
 
 def _took_something() -> ColumnElement[bool]:
-    """What was refused has taken nothing of any limit; what failed at a target has, or on its way there."""
+    """Calls that limits let pass, whatever became of them: each of them was counted as a request. In rows that do not
+    tell: what was refused has taken nothing of any limit; what failed at a target has, or on its way there.
+    """
+    told = func.substr(calls.c.marks, ADMISSION + 1, 1)  # SQL counts from 1
     error = func.coalesce(calls.c.error, "")
     failed_here = and_(calls.c.status >= 499, calls.c.rule.is_not(None), error.not_in(_NOT_ADMITTED))
-    return or_(calls.c.status < 400, calls.c.attempts > 0, failed_here)
+    unless_told = and_(failed_here, told.not_in([*TURNED_AWAY]))
+    return or_(calls.c.status < 400, calls.c.attempts > 0, told.in_([*ADMITTED]), unless_told)
 
 
 _WHOLE: dict[str, Callable[[ColumnElement[Any]], ColumnElement[Any]]] = {

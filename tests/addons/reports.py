@@ -62,12 +62,14 @@ def attempt(**fields: Any) -> dict[str, Any]:
 
 def stored(one: Mapping[str, Any]) -> dict[str, Any]:
     """As the ledger keeps it."""
-    kept = {name: value for name, value in one.items() if not name.endswith("_bucket") and name != "tried"}
+    kept = {name: value for name, value in one.items() if not name.endswith("_bucket")}
+    del kept["tried"]
+    admitted = kept.pop("admitted", None)
     facts = {name: bool(one[name]) for name in ("streamed", "estimated", "unpriced")}
     total, first = one["total_bucket"] if one["attempts"] else None, one["first_token_bucket"]
     facts |= {"failed": one["failed_attempts"] > 0, "answered": one["target"] is not None}
     facts["compared"] = one["compared"] is not None
-    return {**kept, "marks": marks_of(total, first, status=one["status"], **facts)}
+    return {**kept, "marks": marks_of(total, first, status=one["status"], admitted=admitted, **facts)}
 
 
 def _stored_attempt(one: Mapping[str, Any]) -> dict[str, Any]:

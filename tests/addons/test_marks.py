@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addons.marks import FACTS, LAST_BUCKET, LENGTH, bucket_of, counted, marks_of, marks_of_attempt, seconds_in
+from addons.marks import (
+    ADMISSION,
+    ADMITTED,
+    FACTS,
+    LAST_BUCKET,
+    LENGTH,
+    TURNED_AWAY,
+    bucket_of,
+    counted,
+    marks_of,
+    marks_of_attempt,
+    seconds_in,
+)
 
 buckets = st.integers(0, LAST_BUCKET)
 one_call = st.fixed_dictionaries(
@@ -23,6 +35,7 @@ one_call = st.fixed_dictionaries(
         "failed": st.booleans(),
         "answered": st.booleans(),
         "compared": st.booleans(),
+        "admitted": st.none() | st.booleans(),
     }
 )
 
@@ -77,6 +90,13 @@ def test_what_is_written_of_many_attempts_is_read_from_their_string(attempts: li
 
 def test_a_duration_beyond_all_buckets_is_in_the_last_one() -> None:
     assert counted(marks_of(10**6, None, status=200)).total == {LAST_BUCKET: 1}
+
+
+@given(one_call)
+def test_whether_limits_let_a_call_pass_is_one_character_of_its_marks(call: dict[str, Any]) -> None:
+    sign = marks_of(**call)[ADMISSION]
+    told = {True: sign in ADMITTED, False: sign in TURNED_AWAY, None: sign not in ADMITTED + TURNED_AWAY}
+    assert told[call["admitted"]]
 
 
 def test_every_fact_has_a_place_of_its_own() -> None:

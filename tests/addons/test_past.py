@@ -119,6 +119,19 @@ def test_what_a_call_was_refused_is_not_counted_and_what_failed_is(url: str) -> 
     assert desk.used() == [len(taken)]
 
 
+@pytest.mark.parametrize("status", [400, 429, 499, 502, 503])
+@pytest.mark.parametrize("compared", [None, 7])
+def test_a_call_that_passed_its_limits_is_counted_whatever_became_of_it(
+    new_url: Callable[[], str], status: int, compared: int | None
+) -> None:
+    """By the marks of its row. Rows of an earlier unigate do not say."""
+    for admitted, used in ((True, 1), (False, 0)):
+        desk = Desk("{each_client: [100/day]}")
+        rows = [call(NOW - 10, "a", "m", 0, 0, status=status, attempts=0, compared=compared, admitted=admitted)]
+        restored(desk, new_url(), rows)
+        assert desk.used() == [used]
+
+
 def test_of_a_ledger_that_is_not_there_nothing_is_remembered_and_none_is_made(tmp_path: Path) -> None:
     desk = Desk("{each_client: [10/day]}")
     asyncio.run(desk.limiter.start(Past(desk.rules, sqlite_url(tmp_path), desk.clock.wall)))
@@ -216,6 +229,32 @@ ledger: {{url: "sqlite:///{tmp_path}/ledger.sqlite"}}
     assert reply.status_code == 429
     assert "Limit 2, Used 2" in reply.json()["error"]["message"]
     assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 1000
+
+
+def test_after_a_restart_as_many_calls_are_counted_as_before(tmp_path: Path) -> None:
+    """Those as well that no target could be told, and none of those that were turned away."""
+    with OllamaStandIn(["m"], reply=pieces("Hello")) as ollama:
+        rules = f"""
+providers: {{ollama: {{dialect: ollama, urls: [{ollama.url}]}}}}
+rules: [{{name: all, use: [ollama/m]}}]
+limits: {{overall: 20/hour, models: {{few: 1/hour}}}}
+ledger: {{url: "sqlite:///{tmp_path}/ledger.sqlite"}}
+"""
+
+        def left(gateway: Gateway) -> int:
+            return int(gateway.chat().headers["x-ratelimit-remaining-requests"])
+
+        with Gateway(rules) as gateway:
+            untold = [gateway.chat(logit_bias={"1": 1}) for _ in range(3)]
+            assert [(reply.status_code, reply.json()["error"]["param"]) for reply in untold] == [
+                (400, "logit_bias")
+            ] * 3
+            assert [gateway.chat(model="few").status_code for _ in range(3)] == [200, 429, 429]
+            assert gateway.chat(messages=[]).status_code == 400
+            before = left(gateway)
+            assert before == 20 - 3 - 1 - 1
+        with Gateway(rules) as gateway:
+            assert left(gateway) == before - 1
 
 
 def test_calls_that_come_while_the_past_is_read_are_kept_and_counted_once(
