@@ -18,6 +18,7 @@ a tool) would make everybody's prompts look small.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -109,7 +110,9 @@ class Estimates:
     def prompt(self, target: str, chars: int) -> int:
         """Tokens of a prompt, as they are most likely: for what was cut off before its target could say."""
         known: _Known | None = self._known.get(target)
-        return round(max(0.0, _text(known, chars) + ((known.rest.mean or 0.0) if known is not None else 0.0)))
+        rest = (known.rest.mean or 0.0) if known is not None else 0.0
+        # What longer ones took less than their characters say must not make a short one nothing.
+        return max(math.ceil(chars * _LEAST), round(_text(known, chars) + rest))
 
     def expect(self, target: str, chars: int, *, sure: int | None = None, at_most: int | None = None) -> Expected:
         """`target`: provider/model; `chars`: of all text that is sent; `sure`: of those that it reads in any case, if

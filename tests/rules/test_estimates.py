@@ -82,6 +82,12 @@ def test_a_prompt_may_take_less_than_its_characters_say() -> None:
     assert estimates.prompt(A, 0) == 0, "and never less than nothing"
 
 
+def test_a_short_prompt_is_not_for_nothing_where_longer_ones_took_less_than_their_characters_say() -> None:
+    """What was cut off would cost nothing then."""
+    estimates = learned(*[(300, 15, 10)] * 40)
+    assert [estimates.prompt(A, chars) for chars in (1, 11, 200)] == [1, 1, 7]
+
+
 def test_what_not_every_server_reads_is_expected_and_not_certain() -> None:
     assert Estimates().expect(A, 4000, sure=400) == Expected(prompt=1000, certain=50, answer=500)
     known = learned(*[(1000, 250, 10)] * 40)
@@ -114,6 +120,12 @@ def test_whatever_was_learned_a_prompt_is_expected_to_have_a_token_in_eight_char
     for chars, tokens in ((1000, 70), (300, 20)):
         estimates = learned(*[(chars, tokens, 10)] * 40)
         assert estimates.expect(A, 8000).prompt >= 1000
+
+
+def test_no_prompt_is_nothing_whatever_was_learned_of_others() -> None:
+    estimates = learned(*[(150, 5, 10)] * 40)
+    assert estimates.prompt(A, 11) == 1
+    assert estimates.prompt(A, 64) == 2
 
 
 def test_of_several_answers_each_is_a_share() -> None:
