@@ -212,7 +212,7 @@ def _tokens_of(attempt: Attempt, operation: str, prompt_tokens: Callable[[str, i
     if attempt.chars_sent is None:
         return NONE_COUNTED, False
     said = max(attempt.pieces, attempt.chars // CHARS_PER_TOKEN) if speaks else 0
-    tokens = Tokens(prompt=prompt_tokens(attempt.target.name, attempt.chars_sent), completion=said)
+    tokens = Tokens(prompt=prompt_tokens(attempt.target.learned_as, attempt.chars_sent), completion=said)
     return tokens, bool(tokens.total) or not (attempt.relays and attempt.accepted)
 
 

@@ -176,7 +176,7 @@ class Limiter:
     def _estimate(self, exchange: Exchange, request: ModelRequest, target: Target) -> Estimate:
         size = size_of(request)
         expected = self.estimates.expect(
-            target.name, request.sent_chars, sure=request.certain_chars, at_most=size.at_most
+            target.learned_as, request.sent_chars, sure=request.certain_chars, at_most=size.at_most
         )
         prompt, answer = expected.prompt * size.sent, expected.answer * size.answers
         assert exchange.decision is not None
@@ -239,9 +239,10 @@ class Limiter:
         last = account.tried[-1]
         if last.outcome == "ok" and not last.estimated and not last.continues:
             size = size_of(request)
-            sent = exchange.attempts[-1].chars_sent or request.sent_chars
+            answered = exchange.attempts[-1]
+            sent = answered.chars_sent or request.sent_chars
             sure = sent - request.maybe_chars
-            self.estimates.learn(last.target, sent, last.tokens, sure=sure, answers=size.answers)
+            self.estimates.learn(answered.target.learned_as, sent, last.tokens, sure=sure, answers=size.answers)
 
     # -- where limits stand
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from rules.conditions import glob, model_name
+from rules.prices import UNPAID
 from rules.schema import Defaults, Provider, RulesFile
 
 PARALLEL = {"ollama": 4}
@@ -49,6 +50,8 @@ class Target:
     """As the rules file writes it: provider/model."""
     known_as: str = field(init=False, compare=False)
     """The model as model_name() spells it."""
+    learned_as: str = field(init=False, compare=False)
+    """`name`, in one spelling for all that lead to this model: what its calls teach is kept by that."""
     node: tuple[str, str] = field(init=False, compare=False)
     """(provider, url): the server."""
     id: tuple[str, str, str] = field(init=False, compare=False)
@@ -59,6 +62,8 @@ class Target:
         setting = object.__setattr__
         setting(self, "name", f"{self.provider}/{self.model}")
         setting(self, "known_as", model_name(self.model))
+        bare = self.known_as.removesuffix(":latest") if self.dialect in UNPAID else self.model
+        setting(self, "learned_as", f"{self.provider}/{bare}")
         setting(self, "node", (self.provider, self.url))
         setting(self, "id", (self.provider, self.url, self.model))
 

@@ -120,6 +120,15 @@ def test_what_a_text_is_worth_is_learned_from_all_that_was_sent() -> None:
     assert desk.limiter.estimates.prompt("ollama/m", 8000) == 4000
 
 
+def test_what_is_learned_of_a_local_model_is_known_under_every_spelling_of_its_name() -> None:
+    desk = Desk("{each_client: 1000000 tokens/minute}")
+    for _ in range(40):
+        desk.served(desk.admit(client="teacher", model="M:latest"), 100, 2000)
+    for times, model in enumerate(("m", "M", "m:LATEST"), 1):
+        desk.admit(model=model, chars=400)
+        assert desk.used() == [times * 2100]
+
+
 def test_what_was_asked_again_with_more_words_is_learned_with_those() -> None:
     desk = Desk("{}")
     for _ in range(40):

@@ -121,7 +121,7 @@ def test_a_target_is_known_by_its_server_and_its_model_and_never_by_its_key() ->
     (target,) = chosen("far/Ns/F").targets
     assert target.node == ("far", "https://far.test/v1")
     assert target.id == ("far", "https://far.test/v1", "Ns/F")
-    assert (target.name, target.known_as) == ("far/Ns/F", "ns/f:latest")
+    assert (target.name, target.known_as, target.learned_as) == ("far/Ns/F", "ns/f:latest", "far/Ns/F")
 
 
 def test_targets_are_values() -> None:
