@@ -104,9 +104,9 @@ class Member:
 
 
 def _end_of(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
+    """Of a pattern that always matches, be it nothing."""
     match = pattern.match(data, at)
-    assert match is not None  # it may be empty
-    return match.end()
+    return at if match is None else match.end()
 
 
 def _parsed(value: bytes | None) -> list[Any]:

@@ -183,7 +183,12 @@ def test_what_check_tells_of_a_start_the_start_tells_too(tmp_path: Path) -> None
     (tmp_path / ".env").write_text("LOGLEVEL=DEBUG\n")
     text = f"ledger: {{url: 'sqlite:///none/ledger.sqlite'}}\n{SANDBOX}"
     more = {"DEBUG": "maybe", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}
-    said = (COLLECTOR[:-1], "DEBUG is neither yes nor no", ".env: LOGLEVEL is used nowhere", f"wait: the folder {tmp_path}/none does not exist; make it")
+    said = (
+        COLLECTOR[:-1],
+        "DEBUG is neither yes nor no",
+        ".env: LOGLEVEL is used nowhere",
+        f"wait: the folder {tmp_path}/none does not exist; make it",
+    )
     with GatewayProcess(text, tmp_path, environment=more) as gateway:
         assert httpx.get(f"{gateway.url}/v1/models", trust_env=False).status_code == 200
         end = time.monotonic() + 5

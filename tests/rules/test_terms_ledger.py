@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from rules.terms import Caller, Ledger
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("90d", 90 * 86400), ("36h", 36 * 3600), (" 2 d ", 2 * 86400), ("90 days", 90 * 86400)])
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90d", 90 * 86400), ("36h", 36 * 3600), (" 2 d ", 2 * 86400), ("90 days", 90 * 86400)]
+)
 def test_rows_are_kept_for_a_time_with_its_unit(written: str, seconds: float) -> None:
     assert Ledger.model_validate({"keep": written}).keep == seconds
 
