@@ -20,11 +20,11 @@ from mitmproxy.proxy.layers.http import HttpLayer
 from mitmproxy.proxy.layers.tls import ClientTLSLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
+from addons.broken_tls import CallerTls
 from addons.exchange import Exchange
 from addons.handler import cut, handler_of, is_behind, look_after, tell, when_taken
 from addons.layer import GatewayLayer, Nudge
 from addons.plan import decide_next
-from addons.records import CallerTls
 from addons.state import State
 from addons.verdict import in_callers_words, last_words
 from rules.health import Candidate, Failure, after, goes_on

@@ -38,10 +38,10 @@ from mitmproxy.proxy.layers.http import (
 )
 from mitmproxy.proxy.layers.http._events import ErrorCode, RequestProtocolError
 
+from addons.broken_tls import UpstreamTls
 from addons.clock import ClockedStream, LastCall
 from addons.http1 import CallerHttp1, UpstreamConnection
 from addons.parts import FanOut, PartStream
-from addons.records import UpstreamTls
 from addons.sending import PieceTaken
 from addons.state import State, new_request_id
 from addons.stream import OPENING_TOOK_TOO_LONG, TLS_FAILED, GatewayStream, Tick

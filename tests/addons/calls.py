@@ -45,6 +45,8 @@ CALLER_KEY = "sk-caller"
 OLLAMA, DEEPSEEK, RAW = "ollama/qwen2.5:7b", "deepseek/deepseek-flash", "raw/any"
 SAID = {OLLAMA: "Hello from the llama here", DEEPSEEK: "Greetings from the deep sea", RAW: "raw words"}
 PATH = "/v1/chat/completions"
+GARBAGE = b"\x17\x03\x03\x00\x20" + bytes(32)
+"""A record that no key of the connection made."""
 
 
 def pieces(text: str) -> list[str]:

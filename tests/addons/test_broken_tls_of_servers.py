@@ -16,9 +16,8 @@ from typing import Self
 import httpx
 import pytest
 
-from tests.addons.calls import clean_log, read_until
+from tests.addons.calls import GARBAGE, clean_log, read_until
 from tests.addons.media import SPEAK, big_form, send_form
-from tests.addons.test_broken_records import GARBAGE
 from tests.certificates import own_certificate
 from tests.gateway import Gateway, patient
 from tests.standins import DeepSeekStandIn

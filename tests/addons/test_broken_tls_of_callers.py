@@ -22,6 +22,7 @@ from addons.http1 import CallerHttp1
 from addons.stream import GatewayStream
 from tests.addons.calls import (
     CALLER_KEY,
+    GARBAGE,
     UPSTREAM_KEY,
     Http2,
     clean_log,
@@ -37,8 +38,6 @@ from tests.addons.ledgers import read, settled
 from tests.gateway import Gateway, patient
 from tests.standins import CutAfter, DeepSeekStandIn, HoldAfter, Normal, Plan, Silence, until
 
-GARBAGE = b"\x17\x03\x03\x00\x20" + bytes(32)
-"""A record that no key of the connection made."""
 LIMITS = ("100 parallel", "100000/day", "100M tokens/day", "10000 USD/day")
 WORDS = [f"word{number} " for number in range(30)]
 
@@ -311,6 +310,7 @@ def test_a_record_that_breaks_as_the_server_cuts_leaves_one_account(
         place.gateway.stand_still(0.4)  # both are read at the same time
         write_to(client, GARBAGE)
         is_told_of_the_end(client)
+    assert len(place.accounts) == calls
 
 
 @pytest.mark.parametrize("cuts", [False, True], ids=["", "and servers that cut"])
