@@ -85,6 +85,12 @@ class RedisServer:
     def client(self, password: str | None = None) -> redis.Redis:
         return redis.Redis(port=self.port, protocol=2, password=password)
 
+    def empty(self, password: str | None = None) -> None:
+        """Holds nothing any more, and has counted no commands."""
+        with self.client(password) as client:
+            client.flushall()
+            client.config_resetstat()
+
     def calls(self, command: str, password: str | None = None) -> int:
         """How often a command came since the start."""
         with self.client(password) as client:

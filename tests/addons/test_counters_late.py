@@ -31,9 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(autouse=True)
 def empty(server: RedisServer) -> None:
-    with server.client() as client:
-        client.flushall()
-        client.config_resetstat()
+    server.empty()
 
 
 def charge(written: str, amount: int = 1, guess: int = 0) -> Charge:
@@ -277,6 +275,7 @@ def test_what_was_counted_is_given_back_also_where_the_answer_comes_in_the_momen
             return await used(store) == NOTHING
 
         await until(is_given_back)
+        assert not counted_anything(server)
 
     run(server, work)
 

@@ -38,9 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(autouse=True)
 def empty(server: RedisServer) -> None:
-    with server.client() as client:
-        client.flushall()
-        client.config_resetstat()
+    server.empty()
 
 
 def run(server: RedisServer, work: Callable[[RedisStore], Awaitable[None]]) -> None:

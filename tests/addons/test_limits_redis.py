@@ -302,6 +302,7 @@ def test_a_server_that_goes_while_nobody_calls_is_known_to_be_away_within_second
             finally:
                 own_redis.thaw()
             becomes("connected", "answered again")
+        assert statuses(ask([gateway.url], 60)) == {200: 50, 429: 10}
 
 
 def test_a_gateway_starts_without_its_store_and_finds_it_later(ollama: OllamaStandIn, own_redis: RedisServer) -> None:
